@@ -21,9 +21,18 @@ define CHECK_MACHINE
 	  echo "make: Python.h is missing; on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
 endef
 
-.PHONY: help .venv engine chat test
+.PHONY: help .venv engine chat test test-all lint types format asan tsan fuzz bench wheel clean
+
 help:
-	@echo "make chat | test | test-all | lint | format | asan | tsan | fuzz | bench | wheel | clean"
+	@echo "make chat      talk to the bundled model"
+	@echo "make test      the tests; test-all: the slow ones too"
+	@echo "make lint      ruff, mypy, clang-format, codespell; format: apply them"
+	@echo "make asan      engine and hostile-file tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make tsan      the thread pool under ThreadSanitizer"
+	@echo "make fuzz      libFuzzer on rwkvc_model_open, FUZZ_SECONDS=60"
+	@echo "make bench     speed and memory of the bundled model, or BENCH_MODEL=FILE"
+	@echo "make wheel     sdist and wheel into dist/"
+	@echo "make clean     remove what these made, .venv included"
 
 $(VENV)/bin/python:
 	$(CHECK_MACHINE)
@@ -52,3 +61,64 @@ chat: $(VENV)/.installed
 
 test: $(VENV)/.engine
 	$(PY) -m pytest -m "not slow"
+
+test-all: $(VENV)/.engine
+	$(PY) -m pytest
+
+# mypy cannot follow package_dir, so it sees the package as it installs: build/typed/rwkv_cpu/quantize.
+TYPED := build/typed/rwkv_cpu
+types: $(VENV)/.developer
+	@rm -rf build/typed && mkdir -p $(TYPED)
+	@ln -s $(CURDIR)/rwkv_cpu/* $(TYPED)/ && ln -s $(CURDIR)/quantize $(TYPED)/quantize
+	cd build/typed && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy -p rwkv_cpu
+	cd build/typed && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy $(CURDIR)/benchmarks
+
+C_FILES = $(shell find src examples tests -name '*.c' -o -name '*.h')
+lint: types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
+	$(VENV)/bin/codespell $(shell git ls-files '*.py' '*.pyi' '*.c' '*.h' '*.md' Makefile)
+
+format: $(VENV)/.developer
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(C_FILES)
+
+# The instrumented engine goes into its own copy of the package; the interpreter is not instrumented, so the
+# sanitiser's run time is preloaded (with the C++ one, which sentencepiece needs before it), and its leaks are not ours.
+ASAN := build/asan
+ASAN_TESTS ?= tests/engine tests/hostile
+asan: $(VENV)/.developer
+	RWKV_CPU_SANITIZE=address,undefined $(PY) setup.py --quiet build --build-base $(ASAN) --build-lib $(ASAN)/lib
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -p no:cacheprovider -m "not slow" $(ASAN_TESTS)
+
+# Address space randomisation is off because older ThreadSanitizer run times cannot place their shadow otherwise.
+C_SOURCES = $(shell find src -name '*.c')
+C_FLAGS := -std=c11 -D_GNU_SOURCE -DRWKVC_VERSION='"test"' -ffp-contract=off -pthread -Wall -Wextra -Isrc
+TSAN_MODEL ?= rwkv_cpu/data/demo.rwkv
+tsan:
+	@mkdir -p build/tsan
+	gcc $(C_FLAGS) -O1 -g -fsanitize=thread tests/c/pool_tsan.c $(C_SOURCES) -o build/tsan/pool_tsan -lm
+	TSAN_OPTIONS=halt_on_error=1 $$(command -v setarch >/dev/null && echo setarch $$(uname -m) -R) build/tsan/pool_tsan $(TSAN_MODEL)
+
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.engine
+	@command -v clang >/dev/null || { echo "make: libFuzzer comes with clang; on Debian and Ubuntu: apt install clang" >&2; exit 1; }
+	@mkdir -p build/fuzz/corpus
+	clang $(C_FLAGS) -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	  tests/fuzz/model_open.c $(C_SOURCES) -o build/fuzz/model_open -lm
+	$(PY) tests/fuzz/make_seeds.py build/fuzz/corpus
+	build/fuzz/model_open -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/ build/fuzz/corpus
+
+BENCH_MODEL ?= demo
+bench: $(VENV)/.installed
+	$(VENV)/bin/rwkv-cpu bench $(BENCH_MODEL)
+
+wheel: $(VENV)/.developer
+	$(PY) -m build --outdir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info rwkv_cpu/_engine*.so
