@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rwkv_cpu.checkpoint.recognise import KINDS, kind_of, shown
 from rwkv_cpu.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+    from typing_extensions import Self
 
 __all__ = ["FLOAT_DTYPES", "ITEM_BYTES", "NUMPY_DTYPES", "Checkpoint", "TensorMeta", "open_checkpoint", "shown"]
 
@@ -45,10 +49,12 @@ class TensorMeta:
 
     @property
     def elements(self) -> int:
+        """How many values it has."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
+        """What its values take in its own dtype, wherever they are stored."""
         return self.elements * ITEM_BYTES[self.dtype]
 
 
@@ -56,7 +62,9 @@ class Checkpoint(Protocol):
     """An open checkpoint file. Opening reads names and shapes, never weights; use as a context manager."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The file."""
+        ...
 
     @property
     def kind(self) -> str:
@@ -76,9 +84,11 @@ class Checkpoint(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the file. Arrays that were read stay valid."""
+        ...
 
-    def __enter__(self) -> Checkpoint: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

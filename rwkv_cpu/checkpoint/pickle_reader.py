@@ -9,12 +9,14 @@ torch.save writes, calls nothing, and has every size, count and depth bounded be
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, shown
 from rwkv_cpu.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["MAX_PICKLE_BYTES", "Storage", "TensorView", "read_pickle"]
 
@@ -41,9 +43,7 @@ _STORAGE_DTYPES: Final = {
     "ByteStorage": "u8",
     "BoolStorage": "bool",
 }
-ONLY_WEIGHTS = (
-    "Nothing in the file was run. A checkpoint must hold tensors only: torch.save(model.state_dict(), path)."
-)
+ONLY_WEIGHTS = "Nothing in the file was run. A checkpoint must hold tensors only: torch.save(model.state_dict(), path)."
 
 
 class Bytes(Protocol):
@@ -116,7 +116,7 @@ class _Interpreter:
         self._where = where
         self._stack: list[Any] = []
         self._marks = 0
-        self._memo: dict[int, Any] = {}
+        self.memo: dict[int, Any] = {}
         self._pairs = 0
 
     def run(self) -> tuple[Any, int]:
@@ -146,10 +146,10 @@ class _Interpreter:
         self._at += count
         return self._data[self._at - count : self._at]
 
-    def _number(self, form: str) -> Any:
+    def number(self, form: str) -> Any:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
-    def _line(self) -> str:
+    def line(self) -> str:
         """Text up to the next newline."""
         part = self._data[self._at : min(self._end, self._at + _MAX_GLOBAL_BYTES)]
         length = part.find(b"\n")
@@ -163,7 +163,7 @@ class _Interpreter:
             raise self._bad("the pickle is damaged (nothing on its stack)")
         return self._stack.pop()
 
-    def _pop_to_mark(self) -> list[Any]:
+    def pop_to_mark(self) -> list[Any]:
         for at in range(len(self._stack) - 1, -1, -1):
             if self._stack[at] is _MARK:
                 values = self._stack[at + 1 :]
@@ -183,33 +183,33 @@ class _Interpreter:
         self._stack.append(value)
 
     def proto(self) -> None:
-        if self._number("<B") > 5:
+        if self.number("<B") > 5:
             raise self._bad("the pickle has an unknown protocol")
 
     def frame(self) -> None:
         self._take(8)  # a hint for buffering only
 
     def integer(self, form: str) -> None:
-        self.push(self._number(form))
+        self.push(self.number(form))
 
     def long(self, form: str) -> None:
-        count = self._number(form)
+        count = self.number(form)
         if not 0 <= count <= _MAX_LONG_BYTES:
             raise self._bad(f"the pickle announces a number of {count} bytes")
         self.push(int.from_bytes(self._take(count), "little", signed=True))
 
     def text(self, form: str) -> None:
-        raw = self._take(self._number(form))
+        raw = self._take(self.number(form))
         try:
             self.push(raw.decode("utf-8"))
         except UnicodeDecodeError:
             raise self._bad("the pickle holds text that is not UTF-8") from None
 
     def latin(self, form: str) -> None:  # str of Python 2
-        self.push(self._take(max(0, self._number(form))).decode("latin-1"))
+        self.push(self._take(max(0, self.number(form))).decode("latin-1"))
 
     def octets(self, form: str) -> None:
-        self.push(self._take(self._number(form)))
+        self.push(self._take(self.number(form)))
 
     # -------------------------------------------------------------------------- stack and containers
 
@@ -227,7 +227,7 @@ class _Interpreter:
             self._pop()
 
     def pop_mark(self) -> None:
-        self._pop_to_mark()
+        self.pop_to_mark()
 
     def duplicate(self) -> None:
         value = self._pop()
@@ -241,14 +241,14 @@ class _Interpreter:
         self._top(list).append(value)
 
     def appends(self) -> None:
-        values = self._pop_to_mark()
+        values = self.pop_to_mark()
         self._top(list).extend(values)
 
     def set_item(self) -> None:
         value, key = self._pop(), self._pop()
-        self._set([key, value])
+        self.set_items([key, value])
 
-    def _set(self, flat: list[Any]) -> None:
+    def set_items(self, flat: list[Any]) -> None:
         """Put key, value, key, value … into the dict on the stack."""
         target = self._top(dict)
         if len(flat) % 2:
@@ -261,24 +261,24 @@ class _Interpreter:
             target[key] = flat[i + 1]
 
     def new_dict(self) -> None:
-        values = self._pop_to_mark()
+        values = self.pop_to_mark()
         self.push({})
-        self._set(values)
+        self.set_items(values)
 
     # ----------------------------------------------------------------------------------------- memo
 
     def get(self, form: str) -> None:
-        index = self._number(form)
-        if index not in self._memo:
+        index = self.number(form)
+        if index not in self.memo:
             raise self._bad("the pickle is damaged (an unset memo)")
-        self.push(self._memo[index])
+        self.push(self.memo[index])
 
     def put(self, index: int) -> None:
-        if len(self._memo) >= _MAX_MEMO:
+        if len(self.memo) >= _MAX_MEMO:
             raise self._bad("the pickle remembers too much")
         if not self._stack or self._stack[-1] is _MARK:
             raise self._bad("the pickle is damaged (nothing on its stack)")
-        self._memo[index] = self._stack[-1]
+        self.memo[index] = self._stack[-1]
 
     # ------------------------------------------------------------------------------ names and calls
 
@@ -297,11 +297,13 @@ class _Interpreter:
     def persistent(self) -> None:
         """A storage: ('storage', type, key, location, numel), in the old layout with a view or None behind."""
         match self._pop():
-            case ("storage", _Global("storage", dtype), str() | int() as key, _, int() as numel, *rest) if len(rest) < 2:
+            case ("storage", _Global("storage", dtype), str() | int() as key, _, int() as numel, *rest) if (
+                len(rest) < 2
+            ):
                 first, length = 0, -1
                 if rest and rest[0] is not None:
                     match rest[0]:
-                        case (_, int() as first, int() as length) if 0 <= first and 0 <= length <= numel - first:
+                        case (_, int() as first, int() as length) if first >= 0 and 0 <= length <= numel - first:
                             pass
                         case _:
                             raise self._bad("the pickle describes a view outside its storage")
@@ -325,7 +327,7 @@ class _Interpreter:
                     raise self._bad("the pickle repeats itself too often")
                 if any(type(pair) not in (list, tuple) or len(pair) != 2 for pair in pairs):
                     raise self._bad("the pickle is damaged (an OrderedDict without pairs)")
-                self._set([value for pair in pairs for value in pair])
+                self.set_items([value for pair in pairs for value in pair])
             case "Size", (tuple() | list() as sizes,):
                 self.push(self._whole(sizes))
             case "parameter", (TensorView() as tensor, *rest) if len(rest) <= 2:
@@ -382,21 +384,21 @@ _ACTIONS: Final[dict[bytes, Callable[[_Interpreter], None]]] = {
     b"\x85": lambda i: i.tuple_of(1),
     b"\x86": lambda i: i.tuple_of(2),
     b"\x87": lambda i: i.tuple_of(3),
-    b"t": lambda i: i.push(tuple(i._pop_to_mark())),
+    b"t": lambda i: i.push(tuple(i.pop_to_mark())),
     b"]": lambda i: i.push([]),
-    b"l": lambda i: i.push(i._pop_to_mark()),
+    b"l": lambda i: i.push(i.pop_to_mark()),
     b"a": _Interpreter.append,
     b"e": _Interpreter.appends,
     b"}": lambda i: i.push({}),
     b"d": _Interpreter.new_dict,
     b"s": _Interpreter.set_item,
-    b"u": lambda i: i._set(i._pop_to_mark()),
+    b"u": lambda i: i.set_items(i.pop_to_mark()),
     b"h": lambda i: i.get("<B"),
     b"j": lambda i: i.get("<I"),
-    b"q": lambda i: i.put(i._number("<B")),
-    b"r": lambda i: i.put(i._number("<I")),
-    b"\x94": lambda i: i.put(len(i._memo)),
-    b"c": lambda i: i.find(i._line(), i._line()),
+    b"q": lambda i: i.put(i.number("<B")),
+    b"r": lambda i: i.put(i.number("<I")),
+    b"\x94": lambda i: i.put(len(i.memo)),
+    b"c": lambda i: i.find(i.line(), i.line()),
     b"\x93": _Interpreter.find_on_stack,
     b"Q": _Interpreter.persistent,
     b"R": _Interpreter.call,

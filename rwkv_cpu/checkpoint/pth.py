@@ -10,19 +10,24 @@ from __future__ import annotations
 import contextlib
 import mmap
 import struct
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rwkv_cpu.checkpoint.base import ITEM_BYTES, NUMPY_DTYPES, TensorMeta
 from rwkv_cpu.checkpoint.pickle_reader import MAX_PICKLE_BYTES, ONLY_WEIGHTS, Storage, TensorView, read_pickle
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, shown
 from rwkv_cpu.checkpoint.zip_directory import ZipDirectory, ZipEntry
 from rwkv_cpu.errors import FormatError, RwkvError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+    from typing_extensions import Self
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -57,6 +62,7 @@ class PthCheckpoint:
             raise
 
     def read(self, name: str) -> NDArray[Any]:
+        """One tensor, a read-only view of the file where it lies there in the machine's own byte order."""
         view = self._views[name]
         dtype, item = NUMPY_DTYPES[view.storage.dtype], ITEM_BYTES[view.storage.dtype]
         if 0 in view.shape:
@@ -78,7 +84,7 @@ class PthCheckpoint:
         with contextlib.suppress(BufferError):
             self._map.close()
 
-    def __enter__(self) -> PthCheckpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -168,7 +174,7 @@ class PthCheckpoint:
         if self._zip is None:
             room = needed if storage.key in self._legacy_at else 0
         else:
-            room = self._entry(name, storage).size_bytes
+            room = self._entry(self._zip, name, storage).size_bytes
         if needed > room:
             raise self._bad(
                 f"tensor {shown(name)}: its storage {shown(storage.key)} is declared with {storage.numel} elements "
@@ -187,11 +193,10 @@ class PthCheckpoint:
         if self.tensors[name].size_bytes > len(self._map) + (1 << 20):
             raise self._bad(f"tensor {shown(name)} of shape {list(view.shape)} is larger than the file")
 
-    def _entry(self, name: str, storage: Storage) -> ZipEntry:
-        assert self._zip is not None
-        entry = self._zip.entry(f"{self._prefix}data/{storage.key}")
+    def _entry(self, directory: ZipDirectory, name: str, storage: Storage) -> ZipEntry:
+        entry = directory.entry(f"{self._prefix}data/{storage.key}")
         if entry is None:
-            raise self._bad(f"tensor {shown(name)}: its storage {shown(storage.key)} is not in the file", DOWNLOAD_AGAIN)
+            raise self._bad(f"tensor {shown(name)}: storage {shown(storage.key)} is not in the file", DOWNLOAD_AGAIN)
         return entry
 
     # --------------------------------------------------------------------------------------- bytes
@@ -200,7 +205,7 @@ class PthCheckpoint:
         """A buffer and the offset in it where the storage begins, with at least *needed* bytes behind."""
         if self._zip is None:
             return self._map, self._legacy_at[storage.key]
-        entry = self._entry(name, storage)
+        entry = self._entry(self._zip, name, storage)
         if self._zip.is_stored(entry):
             return self._map, self._zip.offset(entry)
         raw = self._zip.read(entry, needed)
@@ -224,7 +229,7 @@ class PthCheckpoint:
 
 def _map(path: Path) -> mmap.mmap:
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise RwkvError(f"{path}: cannot be read: {error.strerror}") from error

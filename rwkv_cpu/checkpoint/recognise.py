@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 from rwkv_cpu.errors import FormatError, ModelNotFoundError, RwkvError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DOWNLOAD_AGAIN = "The download seems incomplete or damaged: download the file again and compare its size."
 _HEAD_BYTES = 4096
@@ -32,7 +33,7 @@ KINDS: dict[str, tuple[str, str]] = {
 
 def shown(name: str) -> str:
     """A name from an untrusted file, safe to print: no control characters, not endless."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name[:160])
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:160])
     return text + ("..." if len(name) > 160 else "")
 
 
@@ -60,17 +61,17 @@ def kind_of(path: Path) -> str:
             f"{path}: looks like safetensors, but its header of {length} bytes is longer than the file ({size} bytes)",
             hint=DOWNLOAD_AGAIN,
         )
-    _refuse(path, size, head)
+    raise _refusal(path, size, head)
 
 
 def _read_head(path: Path) -> tuple[int, bytes]:
     try:
-        status = os.stat(path)
+        status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise FormatError(f"{path}: this is a directory, not a model file", hint="Name the file inside it.")
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(f"{path}: this is not an ordinary file")
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return status.st_size, file.read(_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelNotFoundError(f"{path}: no such file", hint="Check the path.") from error
@@ -81,31 +82,31 @@ def _read_head(path: Path) -> tuple[int, bytes]:
         raise RwkvError(f"{path}: cannot be read: {reason}", hint="Check the path and its permissions.") from error
 
 
-def _refuse(path: Path, size: int, head: bytes) -> NoReturn:
+def _refusal(path: Path, size: int, head: bytes) -> FormatError:
     if size == 0:
-        raise FormatError(f"{path}: the file is empty", hint=DOWNLOAD_AGAIN)
+        return FormatError(f"{path}: the file is empty", hint=DOWNLOAD_AGAIN)
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise FormatError(
+        return FormatError(
             f"{path}: this is a git-lfs pointer of {size} bytes, not the model itself",
             hint="Run `git lfs pull` in that repository, or download the file from its web page.",
         )
     start = head.lstrip()[:64].lower()
     if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        raise FormatError(
+        return FormatError(
             f"{path}: this is a web page, not a model",
             hint="The download link led to a page (a log-in or an error?): use the link of the file itself.",
         )
     if not head.strip(b"\0"):
-        raise FormatError(f"{path}: the file begins with nothing but zeros", hint=DOWNLOAD_AGAIN)
+        return FormatError(f"{path}: the file begins with nothing but zeros", hint=DOWNLOAD_AGAIN)
     try:
         text = head[:1024].decode("ascii")
     except UnicodeDecodeError:
         text = "\0"
     if all(c.isprintable() or c in "\r\n\t\f" for c in text):
-        raise FormatError(
+        return FormatError(
             f"{path}: this is a text file, not a model", hint="A checkpoint is a .pth file, a ready model a .rwkv file."
         )
-    raise FormatError(
+    return FormatError(
         f"{path}: not a model file of a known kind (it begins with {head[:8].hex(' ')})",
         hint="A checkpoint is a .pth file, a ready model a .rwkv file.",
     )

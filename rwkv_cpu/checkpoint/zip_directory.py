@@ -8,14 +8,17 @@ a path.
 
 from __future__ import annotations
 
-import mmap
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, shown
 from rwkv_cpu.errors import FormatError
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -93,6 +96,7 @@ class ZipDirectory:
         return start
 
     def is_stored(self, entry: ZipEntry) -> bool:
+        """Whether the entry's bytes in the file are the data itself."""
         return entry.method == _STORED
 
     def read(self, entry: ZipEntry, most_bytes: int) -> bytes:
