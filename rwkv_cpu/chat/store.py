@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations on disk: one JSON file that people can read, written atomically.
+
+It holds the turns, and the token ids the model read, so that a loaded conversation goes on exactly as if it had never
+been closed. With a model of another vocabulary the ids are made again from the text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rwkv_cpu.chat.template import ChatTemplate
+from rwkv_cpu.errors import FormatError
+
+if TYPE_CHECKING:
+    from rwkv_cpu.chat.conversation import Chat
+    from rwkv_cpu.model import Model
+
+__all__ = ["load", "save"]
+
+_KIND = "rwkv-cpu conversation"
+_VERSION = 1
+_MAX_BYTES = 512_000_000
+
+
+def save(chat: Chat, path: str | os.PathLike[str]) -> None:
+    """Write *chat*; the caller holds its lock."""
+    ids, borders = chat.export_ids()
+    document = {
+        "kind": _KIND,
+        "version": _VERSION,
+        "model": str(chat.model.path),
+        "tokenizer": _tokenizer_mark(chat.model),
+        "template": json.loads(chat.template.to_bytes()),
+        "system": chat.system,
+        "params": asdict(chat.params),
+        "max_tokens": chat.max_tokens,
+        "stop": list(chat.stop),
+        "turns": [{"user": t.user, "assistant": t.text, "finish_reason": t.finish_reason} for t in chat.turns],
+        "borders": borders,
+        "ids": ids,
+    }
+    write_private(Path(path), json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+
+
+def load(path: str | os.PathLike[str], model: Model) -> Chat:
+    """Read what save() wrote.
+
+    Raises:
+        FormatError: not such a file; names the path and the reason.
+        OSError: it cannot be read.
+    """
+    from rwkv_cpu.chat.conversation import Chat
+
+    file = Path(path)
+    document = _read(file)
+    try:
+        chat = Chat(
+            model,
+            _typed(document, "system", str, ""),
+            max_tokens=_typed(document, "max_tokens", int, None),
+            stop=[str(s) for s in _typed(document, "stop", list, [])],
+            template=ChatTemplate.from_bytes(json.dumps(document["template"])) if "template" in document else None,
+        )
+        chat.params = chat.params_with(_typed(document, "params", dict, {}))
+        turns = [_turn(t) for t in _typed(document, "turns", list, [])]
+        same = document.get("tokenizer") == _tokenizer_mark(model)
+        chat.adopt(turns, document.get("ids") if same else None, document.get("borders") if same else None)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{file}: not a whole conversation file: {error}") from error
+    return chat
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace *path* by *data* at once, readable by its owner only.
+
+    Raises:
+        OSError: it cannot be written; what was there before stays.
+    """
+    # mkstemp makes files with mode 0600; beside the target, since a rename cannot cross file systems.
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "no such folder", str(path.parent)) from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if file.stat().st_size > _MAX_BYTES:
+        raise FormatError(f"{file}: too large for a conversation file")
+    try:
+        document = json.loads(file.read_bytes().decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        document = None
+    if not isinstance(document, dict) or document.get("kind") != _KIND:
+        raise FormatError(f"{file}: not a conversation file", hint="they are written by /save, or Chat.save()")
+    version = document.get("version")
+    if not isinstance(version, int) or version > _VERSION:
+        raise FormatError(f"{file}: a conversation file of version {version}", hint="a newer rwkv-cpu wrote it: update")
+    return document
+
+
+def _typed(document: dict[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = document.get(name, default)
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise TypeError(f"{name!r} is {value!r}")
+    return value
+
+
+def _turn(entry: Any) -> tuple[str, str, str]:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("user", "assistant")):
+        raise TypeError(f"a turn is {entry!r}")
+    return entry["user"], entry["assistant"], str(entry.get("finish_reason", "stop"))
+
+
+def _tokenizer_mark(model: Model) -> str:
+    """Tells vocabularies apart: the ids of one mean nothing to another."""
+    tokenizer = model.tokenizer
+    return f"{tokenizer.kind} {tokenizer.n_vocab} {zlib.crc32(tokenizer.to_bytes()):08x}"

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``rwkv-cpu generate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rwkv_cpu.cli._errors import EXIT_INTERRUPTED, WrongUse, warn
+from rwkv_cpu.cli._options import json_option, load_options, sampling_options, unescape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rwkv_cpu.generation.loop import Reply
+    from rwkv_cpu.model import Model
+
+_HOW = "give it as -p TEXT, -f FILE, or - for stdin"
+
+
+@click.command(name="generate")
+@click.argument("arguments", metavar="[MODEL] [-]", nargs=-1)
+@click.option("--model", "-m", "model_option", metavar="MODEL", default=None, help="The same as MODEL.")
+@click.option("--prompt", "-p", default=None, metavar="TEXT", help="The text to continue (\\n: new line).")
+@click.option("--file", "-f", "file", default=None, metavar="FILE", help="Take it from a file; -: from stdin.")
+@sampling_options
+@load_options
+@json_option
+@click.option("--show-speed", is_flag=True, help="Print speed and times to stderr at the end.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    arguments: tuple[str, ...],
+    model_option: str | None,
+    prompt: str | None,
+    file: str | None,
+    sampling: dict[str, Any],
+    threads: int | None,
+    weight_format: str | None,
+    as_json: bool,
+    show_speed: bool,
+) -> None:
+    """Continue a text with MODEL and print the continuation.
+
+    The text is used as it is, without a chat template. From a file or stdin (-), one line end at its very end is
+    left out. MODEL is a .rwkv file or a .pth checkpoint; without it, the demonstration model that came along.
+    """
+    from rwkv_cpu.terminal.loading import open_model
+
+    name, prompt_bytes = _what(ctx, arguments, model_option, prompt, file)
+    with open_model(name, weight_format=weight_format, threads=threads, warn=warn) as model:
+        reply = _generate(model, prompt_bytes, sampling, show=not as_json)
+        if as_json:
+            result = {
+                "text": reply.text,
+                "tokens": list(reply.tokens),
+                "finish_reason": reply.finish_reason,
+                "stats": asdict(reply.stats),
+                "model": str(model.path),
+            }
+            click.echo(json.dumps(result, ensure_ascii=False))
+        if show_speed:
+            from rwkv_cpu.terminal.session import speed_line
+
+            click.echo(speed_line(reply.stats), err=True)
+        ctx.exit(EXIT_INTERRUPTED if reply.finish_reason == "cancelled" else 0)
+
+
+def _what(
+    ctx: click.Context, arguments: tuple[str, ...], model_option: str | None, prompt: str | None, file: str | None
+) -> tuple[str, bytes]:
+    """The model's name and the prompt."""
+    models = [a for a in arguments if a != "-"] + ([model_option] if model_option is not None else [])
+    sources = arguments.count("-") + (prompt is not None) + (file is not None)
+    if len(models) > 1:
+        raise WrongUse(f"one MODEL is expected, not {len(models)}", ctx, hint='a text to continue is given as -p "TEXT"')
+    if sources != 1:
+        what = "no text to continue" if sources == 0 else "the text to continue is given more than once"
+        raise WrongUse(what, ctx, hint=_HOW)
+    if prompt is not None:
+        data = unescape(prompt).encode("utf-8", "surrogateescape")
+    else:
+        data = sys.stdin.buffer.read() if file in (None, "-") else Path(str(file)).read_bytes()
+        # An editor ends every file with a line end; a model would take it for the end of the paragraph.
+        data = data.removesuffix(b"\n").removesuffix(b"\r")
+    if not data:
+        raise WrongUse("the text to continue is empty", ctx, hint=_HOW)
+    return (models[0] if models else "demo"), data

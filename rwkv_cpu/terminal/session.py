@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chat's loop: read a message, answer it or run a command, until the user leaves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rwkv_cpu import memory
+from rwkv_cpu.cancel import CancelToken
+from rwkv_cpu.errors import ArgumentError, RwkvError
+from rwkv_cpu.terminal import commands
+from rwkv_cpu.terminal.prompt import Reader, make_reader
+from rwkv_cpu.terminal.screen import PatientProgress, Screen
+from rwkv_cpu.terminal.worker import cancel_on_ctrl_c, events_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rwkv_cpu.chat import Answer, Chat
+    from rwkv_cpu.generation.loop import Stats
+    from rwkv_cpu.model import Model
+
+__all__ = ["Session", "run_chat"]
+
+Start = "Callable[[CancelToken, Callable[[int, int], None]], Answer]"
+
+
+class Session:
+    """One run of the chat: what its commands work on."""
+
+    def __init__(self, model: Model, chat: Chat, screen: Screen, *, show_stats: bool = False) -> None:
+        self.model = model
+        self.chat = chat
+        self.screen = screen
+        self.show_stats = show_stats
+        self.failed = False
+        self._last: Stats | None = None
+        self._file: Path | None = None
+
+    def loop(self, reader: Reader) -> None:
+        """Serve *reader* to its end.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C with nobody at a terminal, or twice while an answer is made.
+        """
+        while True:
+            try:
+                line = reader.read()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                if not self.screen.interactive:
+                    raise
+                self.screen.note("Ctrl-D leaves, /help lists what else there is.")
+                continue
+            try:
+                self.serve(line)
+            except commands.Leave:
+                return
+            except (RwkvError, OSError, MemoryError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                self.failed = True
+                self.screen.error(_text_of(error), getattr(error, "hint", ""))
+
+    def serve(self, line: str) -> None:
+        """Run one command, or send one message."""
+        if not line.strip():
+            return
+        found = commands.find(line, strict=self.screen.interactive)
+        if found is not None:
+            entry, argument = found
+            entry.run(self, argument)
+        else:
+            self.answer(lambda cancel, progress: self.chat.send(line, cancel=cancel, on_progress=progress))
+        self.screen.blank()
+
+    def answer(self, start: Callable[[CancelToken, Callable[[int, int], None]], Answer]) -> None:
+        """Show the answer that *start* begins, until its end or Ctrl-C."""
+        cancel = CancelToken()
+
+        def work(emit: Callable[[str | tuple[int, int]], None]) -> Answer:
+            with start(cancel, lambda done, total: emit((done, total))) as answer:
+                for piece in answer:
+                    emit(piece)
+            return answer
+
+        self.screen.begin_answer()
+        with cancel_on_ctrl_c(cancel), PatientProgress("Reading") as progress:
+            done, total, begun = 0, 0, False
+            running = events_of(work)
+            while True:
+                try:
+                    event = next(running)
+                except StopIteration as ended:
+                    answer: Answer = ended.value
+                    break
+                if isinstance(event, str):
+                    progress.close()
+                    begun = True
+                    self.screen.piece(event)
+                elif not begun:
+                    done, total = event or (done, total)
+                    progress.update(done, total)
+        self._close(answer)
+
+    def _close(self, answer: Answer) -> None:
+        cancelled = answer.finish_reason == "cancelled"
+        if answer.text or not self.screen.interactive:
+            self.screen.end_answer()
+        if cancelled and not self.screen.interactive:
+            raise KeyboardInterrupt
+        if cancelled:
+            self.screen.note("(stopped)" if answer.text else "(stopped before the first word: not sent)")
+        elif not answer.text:
+            self.screen.note("(no answer; /retry asks again)")
+        elif answer.finish_reason == "length":
+            self.screen.note(f"(stopped after {len(answer.tokens)} tokens; /set max_tokens N allows more)")
+        if answer.stats is not None:
+            self._last = answer.stats
+            if self.show_stats:
+                self.screen.note(f"[{speed_line(answer.stats)}, {memory.human_bytes(memory.resident_bytes())} of memory]")
+
+    def file(self, argument: str) -> Path:
+        """The file a command names; without a name the one before."""
+        if argument:
+            self._file = Path(argument).expanduser()
+        if self._file is None:
+            raise ArgumentError("which file? Give its name", hint="for example /save talk.json")
+        return self._file
+
+    def settings(self) -> dict[str, Any]:
+        """What /set shows and changes."""
+        return {**asdict(self.chat.params), "max_tokens": self.chat.max_tokens, "threads": self.model.threads}
+
+    def change(self, name: str, value: str) -> None:
+        """Set one of settings() from text.
+
+        Raises:
+            ArgumentError: not a value it can have.
+        """
+        if name == "seed" and value.lower() in ("random", "none", "off"):
+            self.chat.params = self.chat.params_with({"seed": None})
+            return
+        whole = name in ("seed", "top_k", "max_tokens", "threads")
+        try:
+            number = int(value) if whole else float(value)
+        except ValueError:
+            raise ArgumentError(f"{name} takes a {'whole ' if whole else ''}number, not {value!r}") from None
+        if name in ("max_tokens", "threads") and not 1 <= number <= 1_000_000:
+            raise ArgumentError(f"{name} must be at least 1, and is {value}")
+        if name == "max_tokens":
+            self.chat.max_tokens = int(number)
+        elif name == "threads":
+            self.model.threads = int(number)
+        else:
+            self.chat.params = self.chat.params_with({name: number})
+
+    def statistics(self) -> list[tuple[str, str]]:
+        """What /stats shows."""
+        human = memory.human_bytes
+        rows = [("last answer", speed_line(self._last))] if self._last is not None else []
+        n = len(self.chat.turns)
+        return [
+            *rows,
+            ("conversation", f"{n} turn{'' if n == 1 else 's'}, {self.chat.n_tokens} tokens"),
+            ("memory", f"{human(memory.resident_bytes())}, of it up to {human(self.model.weight_bytes)} mapped weights"),
+            ("state", f"{human(self.model.state_bytes)}, whatever the length of the conversation"),
+            ("engine", f"{self.model.isa}, {self.model.threads} threads"),
+        ]
+
+
+def run_chat(model: Model, chat: Chat, *, show_stats: bool, history: bool, greeting: list[str]) -> int:
+    """Chat until the user leaves.
+
+    Args:
+        model: open.
+        chat: of that model.
+        show_stats: print speed and memory after each answer.
+        history: keep messages for the next run.
+        greeting: lines to begin with, shown to people only; the first is the headline.
+
+    Returns:
+        Exit code: 1 if something in piped input failed.
+    """
+    screen = Screen()
+    if screen.interactive:
+        screen.say(greeting[0], "bold")
+        for line in greeting[1:]:
+            screen.note(line)
+        screen.blank()
+    names = [(c.name, c.help) for c in commands.COMMANDS]
+    fancy = screen.interactive and screen.fancy
+    session = Session(model, chat, screen, show_stats=show_stats)
+    session.loop(make_reader(fancy=fancy, colours=screen.colours, commands=names, history=history))
+    return 1 if session.failed and not screen.interactive else 0
+
+
+def speed_line(stats: Stats) -> str:
+    """One line of figures about an answer."""
+    return (
+        f"{stats.generated_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s; "
+        f"read {stats.prompt_tokens} in {stats.prefill_seconds:.2f} s; first word after {stats.first_token_seconds:.2f} s"
+    )
+
+
+def _text_of(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or type(error).__name__
