@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["MAX_PICKLE_BYTES", "Storage", "TensorView", "read_pickle"]
 
 MAX_PICKLE_BYTES: Final = 32 << 20  # a released 7B checkpoint: 0.1 MB
-_MAX_OPCODES = 1_000_000  # about 35 for each tensor
-_MAX_MEMO = 500_000
+_MAX_OPCODES = 500_000  # about 35 for each tensor
+_MAX_MEMO = 250_000
 _MAX_MARKS = 64
 _MAX_STACK = 200_000
 _MAX_LONG_BYTES = 32
