@@ -197,8 +197,8 @@ static rwkvc_status parse_line(struct parsed *p, struct cursor text, uint32_t li
     const char *wrong = read_literal(&literal, p->bytes + p->n_bytes, &size_bytes);
     if (wrong) return bad_line(line, wrong);
     if (size_bytes != (uint32_t)expected)
-        return rwkvc_fail(RWKVC_E_FORMAT, "vocabulary, line %u: the literal has %u bytes, the line says %u", (unsigned)line,
-                          (unsigned)size_bytes, (unsigned)expected);
+        return rwkvc_fail(RWKVC_E_FORMAT, "vocabulary, line %u: the literal has %u bytes, the line says %u",
+                          (unsigned)line, (unsigned)size_bytes, (unsigned)expected);
     token->id = (uint32_t)id;
     token->offset = p->n_bytes;
     token->size_bytes = size_bytes;
@@ -214,7 +214,8 @@ static rwkvc_status parse_vocabulary(struct parsed *p, const uint8_t *text, uint
     for (uint32_t i = 0; i < size_bytes; i++) n_lines += text[i] == '\n';
     p->tokens = malloc(n_lines * sizeof *p->tokens);
     p->bytes = malloc(size_bytes);
-    if (!p->tokens || !p->bytes) return rwkvc_fail(RWKVC_E_NOMEM, "no memory for a vocabulary of %u lines", (unsigned)n_lines);
+    if (!p->tokens || !p->bytes)
+        return rwkvc_fail(RWKVC_E_NOMEM, "no memory for a vocabulary of %u lines", (unsigned)n_lines);
 
     const uint8_t *at = text, *end = text + size_bytes;
     for (uint32_t line = 1; at < end; line++) {
@@ -345,7 +346,8 @@ static rwkvc_status label_nodes(struct rwkvc_world *w, const struct builder *b) 
             for (uint32_t j = 0; j < node->n_children; j++) node->labels |= (uint32_t)labels[j] << 8 * j;
         }
     }
-    for (uint32_t j = 0; j < b->nodes[0].n_children; j++) w->root[b->label[b->nodes[0].first + j]] = b->nodes[0].first + j;
+    for (uint32_t j = 0; j < b->nodes[0].n_children; j++)
+        w->root[b->label[b->nodes[0].first + j]] = b->nodes[0].first + j;
     return RWKVC_OK;
 }
 
@@ -394,11 +396,13 @@ static rwkvc_status index_pieces(struct rwkvc_world *w, const struct parsed *p) 
 }
 
 rwkvc_status rwkvc_world_create(const uint8_t *vocabulary, uint64_t size_bytes, rwkvc_world **tokenizer) {
-    if (!tokenizer || !vocabulary) return rwkvc_fail(RWKVC_E_ARGUMENT, "no vocabulary, or nowhere to put the tokenizer");
+    if (!tokenizer || !vocabulary)
+        return rwkvc_fail(RWKVC_E_ARGUMENT, "no vocabulary, or nowhere to put the tokenizer");
     *tokenizer = NULL;
     if (size_bytes == 0) return rwkvc_fail(RWKVC_E_FORMAT, "the vocabulary is empty");
     if (size_bytes > MAX_VOCABULARY_BYTES)
-        return rwkvc_fail(RWKVC_E_FORMAT, "a vocabulary of %llu bytes; 64 MiB is the most", (unsigned long long)size_bytes);
+        return rwkvc_fail(RWKVC_E_FORMAT, "a vocabulary of %llu bytes; 64 MiB is the most",
+                          (unsigned long long)size_bytes);
     struct rwkvc_world *w = calloc(1, sizeof *w);
     if (!w) return rwkvc_fail(RWKVC_E_NOMEM, "no memory for a tokenizer");
 
@@ -460,8 +464,8 @@ rwkvc_status rwkvc_world_encode(const rwkvc_world *tokenizer, const uint8_t *tex
             at = find_child(tokenizer, node, text[next++]);
         }
         if (!id)
-            return rwkvc_fail(RWKVC_E_TOKEN, "no token of the vocabulary covers byte 0x%02x at offset %llu", text[start],
-                              (unsigned long long)start);
+            return rwkvc_fail(RWKVC_E_TOKEN, "no token of the vocabulary covers byte 0x%02x at offset %llu",
+                              text[start], (unsigned long long)start);
         if (n < room) ids[n] = id;
         n++;
         start = end;
@@ -471,12 +475,14 @@ rwkvc_status rwkvc_world_encode(const rwkvc_world *tokenizer, const uint8_t *tex
 }
 
 rwkvc_status rwkvc_world_bytes(const rwkvc_world *tokenizer, uint32_t id, const uint8_t **bytes, uint64_t *size_bytes) {
-    if (!tokenizer || !bytes || !size_bytes) return rwkvc_fail(RWKVC_E_ARGUMENT, "no tokenizer, or nowhere to put the bytes");
+    if (!tokenizer || !bytes || !size_bytes)
+        return rwkvc_fail(RWKVC_E_ARGUMENT, "no tokenizer, or nowhere to put the bytes");
     *bytes = tokenizer->bytes;
     *size_bytes = 0;
     if (id == 0) return RWKVC_OK;
     if (id >= tokenizer->n_vocab || tokenizer->pieces[id].size_bytes == 0)
-        return rwkvc_fail(RWKVC_E_TOKEN, "token %u is not in the vocabulary of %u", (unsigned)id, (unsigned)tokenizer->n_vocab);
+        return rwkvc_fail(RWKVC_E_TOKEN, "token %u is not in the vocabulary of %u", (unsigned)id,
+                          (unsigned)tokenizer->n_vocab);
     *bytes = tokenizer->bytes + tokenizer->pieces[id].offset;
     *size_bytes = tokenizer->pieces[id].size_bytes;
     return RWKVC_OK;
