@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Matrix products: cutting them into items for the pool, and the way from packed weights and activations to a
+ * finished block of outputs. Formats differ here and in kernels/, nowhere else. */
+#include "forward.h"
+
+enum {
+    ITEM_BYTES = 1 << 16, /* weights of one item when few tokens wait for memory */
+    SPARSE_AHEAD = 8,     /* entries behind the list's end that the kernel may prefetch */
+    PLAIN_GROUP = 4       /* panels per call of the plain kernel */
+};
+
+static bool is_integer(const rwkvc_tensor *weight) { return weight->format == RWKVC_FORMAT_Q8; }
+
+/* ---------------------------------------------------------------------------------- activations */
+
+static uint32_t even_groups(uint64_t cols) { return (uint32_t)rwkvc_ceil_div(cols, 2 * RWKVC_GROUP) * 2; }
+
+uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts) {
+    uint64_t groups = even_groups(cols);
+    uint64_t sparse = groups + 2 + (groups * (RWKVC_GROUP / 4) + SPARSE_AHEAD) * sizeof(rwkvc_sparse_quad) / 4;
+    return rwkvc_round_up(cols, RWKVC_PANEL) + parts * groups * (RWKVC_GROUP / 4 + 2) + sparse + 5 * RWKVC_PANEL;
+}
+
+rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens) {
+    rwkvc_input input = {.cols = weight->cols, .ld = (uint32_t)rwkvc_round_up(weight->cols, RWKVC_PANEL), .n_tokens = n_tokens};
+    input.rows = rwkvc_take(pass, (uint64_t)input.ld * n_tokens);
+    if (!is_integer(weight)) return input;
+    input.parts = weight->kind == RWKVC_KIND_HEAD ? 2 : 1;
+    input.q8 = (rwkvc_q8_input){.groups = even_groups(weight->cols),
+                                .columns = n_tokens * input.parts,
+                                .tile = pass->kernels->q8_tile};
+    uint64_t groups = (uint64_t)input.q8.groups * input.q8.columns;
+    input.q8.values = (int8_t *)rwkvc_take(pass, groups * RWKVC_GROUP / 4);
+    input.q8.scales = rwkvc_take(pass, groups);
+    input.q8.offsets = (int32_t *)rwkvc_take(pass, groups);
+    if (weight->kind == RWKVC_KIND_VALUE && n_tokens == 1) {
+        input.first = (uint32_t *)rwkvc_take(pass, input.q8.groups + 1);
+        uint64_t quads = (uint64_t)input.q8.groups * (RWKVC_GROUP / 4) + SPARSE_AHEAD;
+        input.quads = (rwkvc_sparse_quad *)rwkvc_take(pass, quads * sizeof *input.quads / 4);
+    }
+    return input;
+}
+
+/* The non-zero int8 of one token, group by group, four at a time; gaps repeat a column with 0. */
+static void list_nonzero(const rwkvc_input *input) {
+    uint32_t n = 0;
+    for (uint32_t g = 0; g < input->q8.groups; g++) {
+        const int8_t *values = input->q8.values + (uint64_t)g * RWKVC_GROUP;
+        uint32_t in_quad = 0;
+        input->first[g] = n;
+        for (uint32_t i = 0; i < RWKVC_GROUP; i += 8) {
+            uint64_t eight;
+            memcpy(&eight, values + i, sizeof eight);
+            for (uint32_t j = i; eight; j++, eight >>= 8) {
+                if (!(eight & 0xff)) continue;
+                if (in_quad == 0) {
+                    for (int k = 0; k < 4; k++) input->quads[n].column[k] = g * RWKVC_GROUP + j;
+                    memset(input->quads[n].value, 0, 4);
+                }
+                input->quads[n].column[in_quad] = g * RWKVC_GROUP + j;
+                input->quads[n].value[in_quad] = values[j];
+                in_quad = (in_quad + 1) % 4;
+                n += in_quad == 0;
+            }
+        }
+        n += in_quad > 0;
+    }
+    input->first[input->q8.groups] = n;
+    for (uint32_t i = 0; i < SPARSE_AHEAD; i++)
+        memset(&input->quads[n + i], 0, sizeof *input->quads);
+}
+
+void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t t) {
+    if (!input->parts) return;
+    pass->kernels->q8_quantise(input->rows + (uint64_t)t * input->ld, input->cols, input->parts, t * input->parts, &input->q8);
+    if (input->first) list_nonzero(input);
+}
+
+/* ------------------------------------------------------------------------------------- products */
+
+/* Rows of outputs that are computed together, and their weights' bytes. */
+static uint32_t unit_rows(const rwkvc_tensor *w) {
+    return is_integer(w) && w->kind == RWKVC_KIND_VALUE ? RWKVC_VALUE_SLICE : RWKVC_PANEL;
+}
+
+static uint32_t n_units(const rwkvc_tensor *w) { return (uint32_t)rwkvc_ceil_div(w->rows, unit_rows(w)); }
+
+static uint64_t unit_bytes(const rwkvc_tensor *w) {
+    return rwkvc_packed_bytes(w->kind, w->format, unit_rows(w), w->cols);
+}
+
+static void finish(const rwkvc_pass *pass, const rwkvc_linear *p, const float *sums, uint32_t ld_sums, uint32_t token,
+                   uint32_t n, uint32_t row) {
+    uint32_t lanes = p->weight->rows - row < RWKVC_PANEL ? p->weight->rows - row : RWKVC_PANEL;
+    if (!p->out_rows) {
+        pass->kernels->finish(p->epilogue, sums, ld_sums, n, lanes, p->out + token * p->ld + row, p->ld);
+        return;
+    }
+    for (uint32_t t = 0; t < n; t++)
+        pass->kernels->finish(p->epilogue, sums + t * ld_sums, ld_sums, 1, lanes,
+                              p->out + p->out_rows[token + t] * p->ld + row, p->ld);
+}
+
+/* sums[n columns, 16] → sums[tokens, 16]: the parts of a token's activations add up. */
+static void add_parts(float *sums, uint32_t columns, uint32_t parts) {
+    if (parts == 1) return;
+    for (uint32_t t = 0; t < columns / 2; t++)
+        for (uint32_t i = 0; i < RWKVC_PANEL; i++) sums[16 * t + i] = sums[32 * t + i] + sums[32 * t + 16 + i];
+}
+
+static void q8_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t panel) {
+    const rwkvc_q8_input *q8 = &p->input->q8;
+    const uint8_t *weights = p->weight->data + (uint64_t)panel * (q8->groups / 2) * RWKVC_Q8_RECORD;
+    float sums[RWKVC_MAX_TILE * RWKVC_PANEL];
+    for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
+        uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
+        pass->kernels->q8_panel(weights, q8, c, n, sums);
+        add_parts(sums, n, p->input->parts);
+        finish(pass, p, sums, RWKVC_PANEL, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
+    }
+}
+
+static const uint8_t *value_panel(const rwkvc_tensor *w, uint32_t slice, uint32_t *height, uint32_t *in_panel) {
+    uint32_t panel = slice / (RWKVC_VALUE_PANEL / RWKVC_VALUE_SLICE);
+    *height = (uint32_t)rwkvc_value_height(w->rows, panel);
+    *in_panel = slice % (RWKVC_VALUE_PANEL / RWKVC_VALUE_SLICE);
+    return w->data + (uint64_t)panel * RWKVC_VALUE_PANEL * rwkvc_ceil_div(w->cols, RWKVC_GROUP) * 34;
+}
+
+static void value_finish(const rwkvc_pass *pass, const rwkvc_linear *p, const float *sums, uint32_t ld_block,
+                         uint32_t token, uint32_t n, uint32_t row) {
+    for (uint32_t block = 0; block < 4 && row + 16 * block < p->weight->rows; block++)
+        finish(pass, p, sums + block * ld_block, RWKVC_PANEL, token, n, row + 16 * block);
+}
+
+static void value_sparse_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t slice) {
+    uint32_t height, in_panel, groups = (uint32_t)rwkvc_ceil_div(p->weight->cols, RWKVC_GROUP);
+    const uint8_t *panel = value_panel(p->weight, slice, &height, &in_panel);
+    float sums[RWKVC_VALUE_SLICE];
+    pass->kernels->value_sparse(panel, height, in_panel, groups, p->input->first, p->input->quads, p->input->q8.scales,
+                                p->input->q8.offsets, sums);
+    value_finish(pass, p, sums, RWKVC_PANEL, 0, 1, slice * RWKVC_VALUE_SLICE);
+}
+
+/* Many tokens: the slice becomes four ordinary panels whose rows stand in rwkvc_value_row's order. */
+static void value_dense_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t slice, uint8_t *panels) {
+    const rwkvc_q8_input *q8 = &p->input->q8;
+    uint32_t height, in_panel, groups = (uint32_t)rwkvc_ceil_div(p->weight->cols, RWKVC_GROUP);
+    const uint8_t *panel = value_panel(p->weight, slice, &height, &in_panel);
+    uint64_t panel_bytes = (uint64_t)(q8->groups / 2) * RWKVC_Q8_RECORD;
+    float sums[4 * RWKVC_MAX_TILE * RWKVC_PANEL], ordered[4 * RWKVC_MAX_TILE * RWKVC_PANEL];
+    pass->kernels->value_repack(panel, height, in_panel, groups, panels);
+    for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
+        uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile, block = n * RWKVC_PANEL;
+        for (uint32_t v = 0; v < 4; v++) pass->kernels->q8_panel(panels + v * panel_bytes, q8, c, n, sums + v * block);
+        for (uint32_t v = 0; v < 4; v++)
+            for (uint32_t t = 0; t < n; t++)
+                for (uint32_t b = 0; b < 4; b++)
+                    memcpy(ordered + b * block + 16 * t + 4 * v, sums + v * block + 16 * t + 4 * b, 4 * sizeof *sums);
+        value_finish(pass, p, ordered, block, c, n, slice * RWKVC_VALUE_SLICE);
+    }
+}
+
+static void plain_units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t n_panels) {
+    uint64_t panel_bytes = unit_bytes(p->weight);
+    float sums[RWKVC_MAX_TILE * PLAIN_GROUP * RWKVC_PANEL];
+    uint32_t tile = pass->kernels->plain_tile, tokens = p->input->n_tokens;
+    for (uint32_t t = 0; t < tokens; t += tile) {
+        uint32_t n = tokens - t < tile ? tokens - t : tile;
+        pass->kernels->plain_panels(p->weight->data + first * panel_bytes, panel_bytes, n_panels, p->weight->format,
+                                    p->weight->cols, p->input->rows + (uint64_t)t * p->input->ld, p->input->ld, n,
+                                    p->weight->kind == RWKVC_KIND_VALUE, sums);
+        for (uint32_t i = 0; i < n_panels; i++)
+            finish(pass, p, sums + 16 * i, 16 * n_panels, t, n, (first + i) * RWKVC_PANEL);
+    }
+}
+
+static void units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t last, uint32_t thread) {
+    if (!is_integer(p->weight)) {
+        for (uint32_t u = first; u < last; u += PLAIN_GROUP)
+            plain_units(pass, p, u, last - u < PLAIN_GROUP ? last - u : PLAIN_GROUP);
+        return;
+    }
+    for (uint32_t u = first; u < last; u++) {
+        if (p->weight->kind != RWKVC_KIND_VALUE)
+            q8_unit(pass, p, u);
+        else if (p->input->first)
+            value_sparse_unit(pass, p, u);
+        else
+            value_dense_unit(pass, p, u, pass->thread_memory[thread]);
+    }
+}
+
+uint64_t rwkvc_thread_bytes(const rwkvc_model *model) {
+    return (uint64_t)even_groups(model->config.size[RWKVC_SIZE_FFN]) / 2 * RWKVC_Q8_RECORD * 4;
+}
+
+typedef struct {
+    const rwkvc_pass *pass;
+    const rwkvc_linear *products;
+    uint32_t grain[16], first_item[17];
+} region;
+
+static void run_item(void *arg, uint32_t item, uint32_t thread) {
+    const region *r = arg;
+    uint32_t i = 0;
+    while (item >= r->first_item[i + 1]) i++;
+    uint32_t first = (item - r->first_item[i]) * r->grain[i], end = n_units(r->products[i].weight);
+    uint32_t last = end - first < r->grain[i] ? end : first + r->grain[i];
+    units(r->pass, &r->products[i], first, last, thread);
+}
+
+bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint32_t n) {
+    region r = {.pass = pass, .products = products};
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n; i++) bytes += unit_bytes(products[i].weight) * n_units(products[i].weight);
+    /* at least four items a thread, at most ITEM_BYTES of weights, less when many tokens use them */
+    uint64_t target = rwkvc_min(ITEM_BYTES / (1 + products[0].input->n_tokens / 16),
+                                bytes / (4 * rwkvc_pool_threads(pass->pool)));
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t grain = target / unit_bytes(products[i].weight);
+        r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;
+        r.first_item[i + 1] = r.first_item[i] + (uint32_t)rwkvc_ceil_div(n_units(products[i].weight), r.grain[i]);
+    }
+    return rwkvc_parallel(pass->pool, r.first_item[n], run_item, &r);
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One pass: some tokens of some sequences through all layers. What forward.c, blocks/ and versions/ share. */
+#ifndef RWKVC_FORWARD_H
+#define RWKVC_FORWARD_H
+
+#include "kernels/kernels.h"
+#include "threads/pool.h"
+#include "versions/table.h"
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(hidden)
+#endif
+
+/* Consecutive rows of a pass that belong to one sequence. */
+typedef struct {
+    uint32_t first, n;
+    const float *state_in; /* before the first row */
+    float *state_out;      /* after the last; with state_step after each */
+    uint64_t state_step;   /* floats between the states after consecutive rows; 0: only the last */
+} rwkvc_segment;
+
+/* Grows to what the largest pass needs, is reused from layer to layer. */
+typedef struct {
+    uint8_t *memory;
+    uint64_t size, used;
+} rwkvc_scratch;
+
+typedef struct rwkvc_pass {
+    const rwkvc_model *model;
+    const rwkvc_kernels *kernels;
+    rwkvc_pool *pool;
+    uint32_t n_tokens, n_segments;
+    const rwkvc_segment *segments;
+    uint32_t *segment_of; /* [n_tokens] */
+    float *x;             /* residual stream [n_tokens, n_embd] */
+    float *v_first;       /* RWKV-7: layer 0's values [n_tokens, attention width] */
+    rwkvc_scratch scratch;
+    uint8_t **thread_memory; /* [threads], each rwkvc_thread_bytes(model) */
+} rwkvc_pass;
+
+/* ------------------------------------------------------------------------- scratch (forward.c) */
+
+/* The next n floats, 64-byte aligned; the arch's scratch_floats promised that they are there. */
+float *rwkvc_take(rwkvc_pass *pass, uint64_t floats);
+uint64_t rwkvc_thread_bytes(const rwkvc_model *model); /* blocks/linear.c */
+/* For src/measure.c. */
+rwkvc_pool *rwkvc_context_pool(rwkvc_context *ctx);
+const rwkvc_kernels *rwkvc_context_kernels(const rwkvc_context *ctx);
+
+/* ---------------------------------------------------------------- matrix products (blocks/linear.c) */
+
+/* Activations as products want them: f32 rows, and int8 where the weights are integers. */
+typedef struct {
+    float *rows; /* [n_tokens, ld] */
+    uint32_t ld, cols, n_tokens;
+    uint32_t parts; /* int8 numbers per activation: 1, or 2 for 16 bits; 0 when the weights are floats */
+    rwkvc_q8_input q8;
+    uint32_t *first; /* one token's non-zero inputs (a channel mix's value); NULL otherwise */
+    rwkvc_sparse_quad *quads;
+} rwkvc_input;
+
+/* f32 of scratch that an input of `cols` takes per token, at most. */
+uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts);
+/* Take scratch for the activations of a product with `weight`. */
+rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens);
+/* After rows[t] was written: what else the product needs of it. */
+void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t t);
+
+typedef struct {
+    const rwkvc_tensor *weight; /* [out, in] */
+    const rwkvc_input *input;
+    float *out; /* [n_tokens, ld] */
+    uint64_t ld;
+    rwkvc_epilogue epilogue;
+    const uint64_t *out_rows; /* row of out for each token; NULL: 0, 1, 2… */
+} rwkvc_linear;
+
+/* All products in one parallel region; they do not depend on each other. False when cancelled. */
+bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint32_t n);
+
+/* -------------------------------------------------------------------------- parts of a layer */
+
+/* Task over tiles of tokens: rows first..last-1. */
+typedef void (*rwkvc_rows_task)(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last);
+bool rwkvc_for_rows(rwkvc_pass *pass, uint32_t n_rows, rwkvc_rows_task task, void *arg);
+
+/* One blend of the current and the previous token: input = x + (previous - x) * mix. */
+typedef struct {
+    const rwkvc_tensor *mix;
+    rwkvc_input input;
+} rwkvc_shifted;
+
+/* blocks/token_shift.c: layer norm of x, then every blend; the last row goes to the state at part_offset. */
+bool rwkvc_norm_and_shift(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *weight,
+                          const rwkvc_tensor *bias, rwkvc_shifted *shifted, uint32_t n_shifted);
+uint64_t rwkvc_norm_and_shift_floats(const rwkvc_config *config);
+
+/* blocks/channel_mix.c: x += value · relu(key · shifted)^2, RWKV-7's channel mix. */
+bool rwkvc_channel_mix(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *ln_weight,
+                       const rwkvc_tensor *ln_bias, const rwkvc_tensor *mix_k, const rwkvc_tensor *key,
+                       const rwkvc_tensor *value);
+uint64_t rwkvc_channel_mix_floats(const rwkvc_config *config);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#endif

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Which instruction sets there are, which this machine runs, which one to use; how many threads. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "kernels/kernels.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static bool has_f16c(void) { /* a name that clang's __builtin_cpu_supports lacks */
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
+static bool has_avx512vnni(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+static bool always(void) { return true; }
+
+static const struct {
+    const rwkvc_kernels *kernels;
+    bool (*usable)(void);
+    const char *needs;
+} isas[] = {
+#if defined(__x86_64__)
+    {&rwkvc_kernels_avx512vnni, has_avx512vnni, "AVX-512 F, BW, DQ, VL and VNNI"},
+    {&rwkvc_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
+#endif
+    {&rwkvc_kernels_scalar, always, "nothing"},
+};
+enum { N_ISAS = sizeof isas / sizeof *isas };
+
+static int find(const char *name) {
+    for (int i = 0; i < N_ISAS; i++)
+        if (name && strcmp(isas[i].kernels->name, name) == 0) return i;
+    return -1;
+}
+
+const char *rwkvc_isa_name(uint32_t i) { return i < N_ISAS ? isas[i].kernels->name : NULL; }
+
+int32_t rwkvc_isa_usable(const char *name) {
+    int i = find(name);
+    return i >= 0 && isas[i].usable();
+}
+
+const char *rwkvc_isa_needs(const char *name) {
+    int i = find(name);
+    return i >= 0 ? isas[i].needs : "";
+}
+
+const rwkvc_kernels *rwkvc_kernels_get(const char *isa) {
+    int i = find(isa);
+    if (i >= 0 && isas[i].usable()) return isas[i].kernels;
+    if (i >= 0)
+        rwkvc_fail(RWKVC_E_UNSUPPORTED, "this CPU cannot run the instruction set '%s': it needs %s", isa, isas[i].needs);
+    else
+        rwkvc_fail(RWKVC_E_UNSUPPORTED, "'%s' is no instruction set of this engine", isa);
+    return NULL;
+}
+
+rwkvc_status rwkvc_isa_default(const char **name) {
+    const char *asked = getenv("RWKV_CPU_ISA");
+    *name = NULL;
+    if (asked && *asked) {
+        const rwkvc_kernels *kernels = rwkvc_kernels_get(asked);
+        if (!kernels) {
+            char reason[256];
+            snprintf(reason, sizeof reason, "%s", rwkvc_last_error());
+            return rwkvc_fail(RWKVC_E_UNSUPPORTED, "RWKV_CPU_ISA: %s", reason);
+        }
+        *name = kernels->name;
+        return RWKVC_OK;
+    }
+    for (int i = 0; i < N_ISAS && !*name; i++)
+        if (isas[i].usable()) *name = isas[i].kernels->name;
+    return RWKVC_OK;
+}
+
+/* ------------------------------------------------------------------------------------- threads */
+
+#if defined(__linux__)
+static long read_number(const char *path) {
+    long value = -1;
+    FILE *file = fopen(path, "r");
+    if (!file) return -1;
+    if (fscanf(file, "%ld", &value) != 1) value = -1;
+    fclose(file);
+    return value;
+}
+
+/* Cores this process may run on, counting the threads of one core once. */
+static long physical_cores(void) {
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask)) return sysconf(_SC_NPROCESSORS_ONLN);
+    long seen[CPU_SETSIZE], cores = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &mask)) continue;
+        char path[96];
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
+        long core = read_number(path);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
+        long id = core < 0 ? -1 - cpu : read_number(path) * 65536 + core;
+        bool known = false;
+        for (long i = 0; i < cores && !known; i++) known = seen[i] == id;
+        if (!known) seen[cores++] = id;
+    }
+    return cores;
+}
+
+/* Whole cores that the control group's quota allows; 0: no limit. */
+static long cgroup_cores(void) {
+    long quota = -1, period = 0;
+    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (file) {
+        if (fscanf(file, "%ld %ld", &quota, &period) != 2) quota = -1;
+        fclose(file);
+    } else {
+        quota = read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+        period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    }
+    return quota > 0 && period > 0 ? (quota + period - 1) / period : 0;
+}
+#endif
+
+uint32_t rwkvc_default_threads(void) {
+    long cores = 1;
+#if defined(__linux__)
+    cores = physical_cores();
+    long limit = cgroup_cores();
+    if (limit > 0 && limit < cores) cores = limit;
+#elif defined(_SC_NPROCESSORS_ONLN)
+    cores = sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+    return cores < 1 ? 1 : cores > 256 ? 256 : (uint32_t)cores;
+}

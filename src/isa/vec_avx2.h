@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The vector vocabulary (vec_scalar.h defines it) on AVX2, FMA and F16C: 16 lanes are two registers. */
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    __m256 lo, hi;
+} vf;
+typedef struct {
+    __m256i lo, hi;
+} vi;
+typedef vi vb;
+typedef struct {
+    vi value, magnitude; /* int8 and its absolute value: vpmaddubsw wants one unsigned operand */
+} vw;
+
+#define BOTH(expression_lo, expression_hi) \
+    (vf) { expression_lo, expression_hi }
+
+VEC vf vf_set1(float x) { return BOTH(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
+VEC vf vf_zero(void) { return BOTH(_mm256_setzero_ps(), _mm256_setzero_ps()); }
+VEC vf vf_load(const float *p) { return BOTH(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+VEC void vf_store(float *p, vf a) {
+    _mm256_storeu_ps(p, a.lo);
+    _mm256_storeu_ps(p + 8, a.hi);
+}
+VEC vf vf_load_n(const float *p, uint32_t n) {
+    float lanes[16] = {0};
+    memcpy(lanes, p, n * sizeof *p);
+    return vf_load(lanes);
+}
+VEC void vf_store_n(float *p, vf a, uint32_t n) {
+    float lanes[16];
+    vf_store(lanes, a);
+    memcpy(p, lanes, n * sizeof *p);
+}
+VEC vf vf_keep_n(vf a, uint32_t n) {
+    float lanes[16];
+    vf_store(lanes, a);
+    return vf_load_n(lanes, n);
+}
+VEC vf vf_load_half(const uint16_t *p) {
+    return BOTH(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8))));
+}
+VEC vf vf_load_i8(const int8_t *p) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    return BOTH(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))));
+}
+VEC vf vf_add(vf a, vf b) { return BOTH(_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)); }
+VEC vf vf_sub(vf a, vf b) { return BOTH(_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)); }
+VEC vf vf_mul(vf a, vf b) { return BOTH(_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)); }
+VEC vf vf_div(vf a, vf b) { return BOTH(_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)); }
+VEC vf vf_fma(vf a, vf b, vf c) {
+    return BOTH(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
+}
+VEC vf vf_fnma(vf a, vf b, vf c) {
+    return BOTH(_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi));
+}
+VEC vf vf_max(vf a, vf b) { return BOTH(_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)); }
+VEC vf vf_min(vf a, vf b) { return BOTH(_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)); }
+VEC vf vf_abs(vf a) {
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return BOTH(_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi));
+}
+VEC vf vf_round(vf a) {
+    return BOTH(_mm256_round_ps(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                _mm256_round_ps(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+VEC vf vf_where_less(vf x, vf limit, vf a, vf b) {
+    return BOTH(_mm256_blendv_ps(b.lo, a.lo, _mm256_cmp_ps(x.lo, limit.lo, _CMP_LT_OQ)),
+                _mm256_blendv_ps(b.hi, a.hi, _mm256_cmp_ps(x.hi, limit.hi, _CMP_LT_OQ)));
+}
+VEC __m256 exp2_int_8(__m256 n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+VEC vf vf_exp2_int(vf n) { return BOTH(exp2_int_8(n.lo), exp2_int_8(n.hi)); }
+VEC float vf_sum(vf a) {
+    __m256 eight = _mm256_add_ps(a.lo, a.hi);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+VEC float vf_largest(vf a) {
+    __m256 eight = _mm256_max_ps(a.lo, a.hi);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+VEC vf vf_from_vi(vi a) { return BOTH(_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)); }
+VEC vi vi_from_vf(vf a) { return (vi){_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+VEC vi vi_add(vi a, vi b) { return (vi){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+VEC int32_t vi_sum(vi a) {
+    __m256i eight = _mm256_add_epi32(a.lo, a.hi);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+}
+VEC void vi_store_i8(int8_t *p, vi a) {
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+VEC vb vb_load(const uint8_t *p) {
+    return (vb){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
+}
+VEC void vb_store(uint8_t *p, vb a) {
+    _mm256_storeu_si256((__m256i *)p, a.lo);
+    _mm256_storeu_si256((__m256i *)(p + 32), a.hi);
+}
+VEC void interleave_32(__m256i a, __m256i b, __m256i c, __m256i d, __m256i out[4]) {
+    __m256i ab_lo = _mm256_unpacklo_epi8(a, b), ab_hi = _mm256_unpackhi_epi8(a, b);
+    __m256i cd_lo = _mm256_unpacklo_epi8(c, d), cd_hi = _mm256_unpackhi_epi8(c, d);
+    out[0] = _mm256_unpacklo_epi16(ab_lo, cd_lo);
+    out[1] = _mm256_unpackhi_epi16(ab_lo, cd_lo);
+    out[2] = _mm256_unpacklo_epi16(ab_hi, cd_hi);
+    out[3] = _mm256_unpackhi_epi16(ab_hi, cd_hi);
+}
+VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
+    __m256i lo[4], hi[4];
+    interleave_32(a.lo, b.lo, c.lo, d.lo, lo);
+    interleave_32(a.hi, b.hi, c.hi, d.hi, hi);
+    for (int v = 0; v < 4; v++) out[v] = (vb){lo[v], hi[v]};
+}
+VEC vw vw_from(vb stored) {
+    __m256i bias = _mm256_set1_epi8(-128);
+    vi value = {_mm256_xor_si256(stored.lo, bias), _mm256_xor_si256(stored.hi, bias)};
+    return (vw){value, {_mm256_abs_epi8(value.lo), _mm256_abs_epi8(value.hi)}};
+}
+/* Weights are signed here: nothing to make up for. */
+VEC vi vi_dot_begin(int32_t offset) {
+    (void)offset;
+    return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+VEC __m256i dot_8(__m256i acc, __m256i value, __m256i magnitude, __m256i a) {
+    __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, value));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
+    int32_t quad;
+    memcpy(&quad, a, sizeof quad);
+    __m256i x = _mm256_set1_epi32(quad);
+    return (vi){dot_8(acc.lo, w.value.lo, w.magnitude.lo, x), dot_8(acc.hi, w.value.hi, w.magnitude.hi, x)};
+}
+
+#undef BOTH
+
+enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1 };

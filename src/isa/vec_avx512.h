@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The vector vocabulary (vec_scalar.h defines it) on AVX-512 F, BW, DQ, VL and VNNI: 16 lanes are one register. */
+#include <stdint.h>
+#include <string.h>
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512i vb;
+typedef __m512i vw;
+
+VEC vf vf_set1(float x) { return _mm512_set1_ps(x); }
+VEC vf vf_zero(void) { return _mm512_setzero_ps(); }
+VEC vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+VEC void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+VEC __mmask16 first_n(uint32_t n) { return (__mmask16)((1u << n) - 1); }
+VEC vf vf_load_n(const float *p, uint32_t n) { return _mm512_maskz_loadu_ps(first_n(n), p); }
+VEC void vf_store_n(float *p, vf a, uint32_t n) { _mm512_mask_storeu_ps(p, first_n(n), a); }
+VEC vf vf_keep_n(vf a, uint32_t n) { return _mm512_maskz_mov_ps(first_n(n), a); }
+VEC vf vf_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+VEC vf vf_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+VEC vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+VEC vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+VEC vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+VEC vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+VEC vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+VEC vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+VEC vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+VEC vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+VEC vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+VEC vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+VEC vf vf_where_less(vf x, vf limit, vf a, vf b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), b, a);
+}
+VEC vf vf_exp2_int(vf n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+VEC float vf_sum(vf a) {
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+VEC float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
+VEC vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
+VEC vi vi_from_vf(vf a) { return _mm512_cvtps_epi32(a); }
+VEC vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+VEC int32_t vi_sum(vi a) { return _mm512_reduce_add_epi32(a); }
+VEC void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+
+VEC vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+VEC void vb_store(uint8_t *p, vb a) { _mm512_storeu_si512(p, a); }
+VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
+    __m512i ab_lo = _mm512_unpacklo_epi8(a, b), ab_hi = _mm512_unpackhi_epi8(a, b);
+    __m512i cd_lo = _mm512_unpacklo_epi8(c, d), cd_hi = _mm512_unpackhi_epi8(c, d);
+    out[0] = _mm512_unpacklo_epi16(ab_lo, cd_lo);
+    out[1] = _mm512_unpackhi_epi16(ab_lo, cd_lo);
+    out[2] = _mm512_unpacklo_epi16(ab_hi, cd_hi);
+    out[3] = _mm512_unpackhi_epi16(ab_hi, cd_hi);
+}
+VEC vw vw_from(vb stored) { return stored; }
+VEC vi vi_dot_begin(int32_t offset) { return _mm512_set1_epi32(offset); }
+VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
+    int32_t quad;
+    memcpy(&quad, a, sizeof quad);
+    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(quad));
+}
+
+/* 2 x 12 accumulators, weights, scales and one spare are 32 registers' worth of work for a tile of tokens. */
+enum { Q8_TILE = 12, PLAIN_TILE = 8, PLAIN_PANELS = 4, WKV_BLOCKS = 4 };

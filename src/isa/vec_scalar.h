@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The vector vocabulary in plain C: its definition, and what runs where nothing better does.
+ *
+ *   vf  16 floats            vi  16 int32
+ *   vb  64 bytes             vw  weights ready for vi_dot: 16 rows x 4 consecutive inputs, stored + 128
+ *
+ * Every operation is exact or correctly rounded and works lane by lane (fma with one rounding, vf_max(a, b) is
+ * a > b ? a : b), except vf_sum, which adds pairwise: lanes 8 apart, then 4, 2, 1. That is why every instruction
+ * set gives the same bits. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "formats/format.h"
+
+typedef struct {
+    float lane[16];
+} vf;
+typedef struct {
+    int32_t lane[16];
+} vi;
+typedef struct {
+    uint8_t byte[64];
+} vb;
+typedef vb vw;
+
+#define EACH_LANE for (int lane_ = 0; lane_ < 16; lane_++)
+#define L lane[lane_]
+
+VEC vf vf_set1(float x) {
+    vf r;
+    EACH_LANE r.L = x;
+    return r;
+}
+VEC vf vf_zero(void) { return vf_set1(0); }
+VEC vf vf_load(const float *p) {
+    vf r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+VEC void vf_store(float *p, vf a) { memcpy(p, &a, sizeof a); }
+/* The first n of 16 lanes, the rest 0. */
+VEC vf vf_load_n(const float *p, uint32_t n) {
+    vf r = vf_zero();
+    memcpy(&r, p, n * sizeof *p);
+    return r;
+}
+VEC void vf_store_n(float *p, vf a, uint32_t n) { memcpy(p, &a, n * sizeof *p); }
+VEC vf vf_keep_n(vf a, uint32_t n) { return vf_load_n(a.lane, n); }
+VEC vf vf_load_half(const uint16_t *p) {
+    vf r;
+    EACH_LANE r.L = rwkvc_half_to_float(p[lane_]);
+    return r;
+}
+VEC vf vf_load_i8(const int8_t *p) {
+    vf r;
+    EACH_LANE r.L = (float)p[lane_];
+    return r;
+}
+VEC vf vf_add(vf a, vf b) {
+    EACH_LANE a.L += b.L;
+    return a;
+}
+VEC vf vf_sub(vf a, vf b) {
+    EACH_LANE a.L -= b.L;
+    return a;
+}
+VEC vf vf_mul(vf a, vf b) {
+    EACH_LANE a.L *= b.L;
+    return a;
+}
+VEC vf vf_div(vf a, vf b) {
+    EACH_LANE a.L /= b.L;
+    return a;
+}
+/* a * b + c, one rounding */
+VEC vf vf_fma(vf a, vf b, vf c) {
+    EACH_LANE c.L = fmaf(a.L, b.L, c.L);
+    return c;
+}
+/* c - a * b, one rounding */
+VEC vf vf_fnma(vf a, vf b, vf c) {
+    EACH_LANE c.L = fmaf(-a.L, b.L, c.L);
+    return c;
+}
+VEC vf vf_max(vf a, vf b) {
+    EACH_LANE a.L = a.L > b.L ? a.L : b.L;
+    return a;
+}
+VEC vf vf_min(vf a, vf b) {
+    EACH_LANE a.L = a.L < b.L ? a.L : b.L;
+    return a;
+}
+VEC vf vf_abs(vf a) {
+    EACH_LANE a.L = fabsf(a.L);
+    return a;
+}
+/* To the nearest integer, ties to even. */
+VEC vf vf_round(vf a) {
+    EACH_LANE a.L = rintf(a.L);
+    return a;
+}
+/* x < limit ? a : b */
+VEC vf vf_where_less(vf x, vf limit, vf a, vf b) {
+    EACH_LANE a.L = x.L < limit.L ? a.L : b.L;
+    return a;
+}
+/* 2^n for integral n in -126..127 */
+VEC vf vf_exp2_int(vf n) {
+    vf r;
+    EACH_LANE {
+        uint32_t bits = (uint32_t)((int32_t)n.L + 127) << 23;
+        memcpy(&r.L, &bits, sizeof bits);
+    }
+    return r;
+}
+VEC float vf_sum(vf a) {
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) a.lane[i] += a.lane[i + half];
+    return a.lane[0];
+}
+VEC float vf_largest(vf a) {
+    float m = a.lane[0];
+    EACH_LANE m = a.L > m ? a.L : m;
+    return m;
+}
+VEC vf vf_from_vi(vi a) {
+    vf r;
+    EACH_LANE r.L = (float)a.L;
+    return r;
+}
+/* Nearest, ties to even; for values within int8. */
+VEC vi vi_from_vf(vf a) {
+    vi r;
+    EACH_LANE r.L = (int32_t)rintf(a.L);
+    return r;
+}
+VEC vi vi_add(vi a, vi b) {
+    EACH_LANE a.L += b.L;
+    return a;
+}
+VEC int32_t vi_sum(vi a) {
+    int32_t sum = 0;
+    EACH_LANE sum += a.L;
+    return sum;
+}
+VEC void vi_store_i8(int8_t *p, vi a) { EACH_LANE p[lane_] = (int8_t)a.L; }
+
+VEC vb vb_load(const uint8_t *p) {
+    vb r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+VEC void vb_store(uint8_t *p, vb a) { memcpy(p, &a, sizeof a); }
+/* Four columns of 64 rows → four operands of 16 rows x 4 inputs; row of a lane: rwkvc_value_row. */
+VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
+    for (uint32_t v = 0; v < 4; v++)
+        EACH_LANE {
+            uint32_t row = rwkvc_value_row(v, (uint32_t)lane_);
+            out[v].byte[4 * lane_] = a.byte[row];
+            out[v].byte[4 * lane_ + 1] = b.byte[row];
+            out[v].byte[4 * lane_ + 2] = c.byte[row];
+            out[v].byte[4 * lane_ + 3] = d.byte[row];
+        }
+}
+VEC vw vw_from(vb stored) { return stored; }
+/* Begin a dot product: `offset` is -128 * sum of the activations that will follow. */
+VEC vi vi_dot_begin(int32_t offset) {
+    vi r;
+    EACH_LANE r.L = offset;
+    return r;
+}
+/* acc + sum over 4 inputs of stored weight * activation; a = 4 int8 */
+VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
+    EACH_LANE for (int i = 0; i < 4; i++) acc.L += (int32_t)w.byte[4 * lane_ + i] * a[i];
+    return acc;
+}
+
+#undef L
+#undef EACH_LANE
+
+enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 1, WKV_BLOCKS = 1 };

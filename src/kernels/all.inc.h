@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Every kernel for one instruction set, and the table of them. */
+#include "kernels/vector_math.inc.h"
+
+#include "kernels/elementwise.inc.h"
+#include "kernels/matmul_plain.inc.h"
+#include "kernels/matmul_q8.inc.h"
+#include "kernels/measure.inc.h"
+#include "kernels/wkv7.inc.h"
+
+const rwkvc_kernels KERNEL(rwkvc_kernels) = {
+    .name = RWKVC_TEXT(ISA),
+    .q8_tile = Q8_TILE,
+    .plain_tile = PLAIN_TILE,
+    .q8_panel = KERNEL(q8_panel),
+    .value_sparse = KERNEL(value_sparse),
+    .value_repack = KERNEL(value_repack),
+    .plain_panels = KERNEL(plain_panels),
+    .q8_quantise = KERNEL(q8_quantise),
+    .embedding = KERNEL(embedding),
+    .layer_norm = KERNEL(layer_norm),
+    .token_shift = KERNEL(token_shift),
+    .finish = KERNEL(finish),
+    .wkv7 = KERNEL(wkv7),
+    .elementary = KERNEL(elementary),
+    .read_all = KERNEL(read_all),
+    .dot_all = KERNEL(dot_all),
+};

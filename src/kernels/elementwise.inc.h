@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Embedding rows, layer norm, token shift and what follows a matrix product. */
+
+static void KERNEL(embedding)(const rwkvc_tensor *emb, uint32_t row, float *out) {
+    uint32_t cols = emb->cols, i = 0;
+    if (emb->format == RWKVC_FORMAT_F32) {
+        memcpy(out, (const float *)emb->data + (uint64_t)row * cols, cols * sizeof *out);
+    } else if (emb->format == RWKVC_FORMAT_F16) {
+        for (; i < cols; i += 16) vf_store(out + i, vf_load_half((const uint16_t *)emb->data + (uint64_t)row * cols + i));
+    } else {
+        uint64_t groups = (cols + RWKVC_GROUP - 1) / RWKVC_GROUP;
+        const uint8_t *q = emb->data + row * groups * 34;
+        for (; i < cols; i += 16) {
+            uint16_t scale;
+            memcpy(&scale, q + groups * RWKVC_GROUP + 2 * (i / RWKVC_GROUP), sizeof scale);
+            vf_store(out + i, vf_mul(vf_load_i8((const int8_t *)q + i), vf_set1(rwkvc_half_to_float(scale))));
+        }
+    }
+}
+
+static void KERNEL(layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps,
+                               float *y) {
+    vf sum = vf_zero(), squares = vf_zero();
+    for (uint32_t i = 0; i < n; i += 16) sum = vf_add(sum, vf_load(x + i));
+    vf mean = vf_set1(vf_sum(sum) / (float)n);
+    for (uint32_t i = 0; i < n; i += 16) {
+        vf d = vf_sub(vf_load(x + i), mean);
+        squares = vf_fma(d, d, squares);
+    }
+    vf scale = vf_set1(1.0f / sqrtf(vf_sum(squares) / (float)n + eps));
+    for (uint32_t i = 0; i < n; i += 16) {
+        vf d = vf_mul(vf_sub(vf_load(x + i), mean), scale);
+        vf_store(y + i, vf_fma(d, vf_load(weight + i), vf_load(bias + i)));
+    }
+}
+
+static void KERNEL(token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y) {
+    for (uint32_t i = 0; i < n; i += 16) {
+        vf now = vf_load(x + i);
+        vf_store(y + i, vf_fma(vf_sub(vf_load(previous + i), now), vf_load(mix + i), now));
+    }
+}
+
+VEC vf KERNEL(epilogue)(rwkvc_epilogue epilogue, vf y, vf out) {
+    switch (epilogue) {
+    case RWKVC_ADD: return vf_add(out, y);
+    case RWKVC_TANH: return KERNEL(tanh)(y);
+    case RWKVC_SIGMOID: return KERNEL(sigmoid)(y);
+    case RWKVC_RELU2: y = vf_max(y, vf_zero()); return vf_mul(y, y);
+    default: return y;
+    }
+}
+
+static void KERNEL(finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes,
+                           float *out, uint64_t ld) {
+    for (uint32_t t = 0; t < n; t++, sums += ld_sums, out += ld) {
+        if (lanes == 16)
+            vf_store(out, KERNEL(epilogue)(epilogue, vf_load(sums), vf_load(out)));
+        else
+            vf_store_n(out, KERNEL(epilogue)(epilogue, vf_load(sums), vf_load_n(out, lanes)), lanes);
+    }
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The contract of every kernel. Each is written once (*.inc.h) over the vector vocabulary of isa/vec_*.h, compiled
+ * per instruction set, and reached through one table. All give the same bits on every instruction set: sums over
+ * inputs run in order, one fused multiply-add each; sums over lanes are vf_sum. */
+#ifndef RWKVC_KERNELS_H
+#define RWKVC_KERNELS_H
+
+#include "formats/format.h"
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(hidden)
+#endif
+
+enum {
+    RWKVC_MAX_TILE = 12 /* largest tile of any instruction set */
+};
+
+/* What a matrix product does with a finished sum y. */
+typedef enum {
+    RWKVC_STORE,   /* out = y */
+    RWKVC_ADD,     /* out += y */
+    RWKVC_TANH,    /* out = tanh(y) */
+    RWKVC_SIGMOID, /* out = sigmoid(y) */
+    RWKVC_RELU2    /* out = max(y, 0)^2 */
+} rwkvc_epilogue;
+
+/* Activations of `columns` columns (tokens x parts) as int8 in groups of 32 with a scale each, in the order the
+ * products read them: tiles of `tile` columns (the last may be smaller, n of them); in a tile group by group
+ *   values  [groups, 8 quads, n, 4 int8]     scales f32 [groups, n]     offsets i32 [groups, n] = -128 * sum
+ * groups is even; inputs beyond the last are 0. */
+typedef struct {
+    int8_t *values;
+    float *scales;
+    int32_t *offsets;
+    uint32_t groups, columns, tile;
+} rwkvc_q8_input;
+
+/* One of a channel mix's non-zero inputs, four at a time: columns of the value matrix and their int8. */
+typedef struct {
+    uint32_t column[4];
+    int8_t value[4];
+} rwkvc_sparse_quad;
+
+/* A head's part of one RWKV-7 sequence, all f32, rows `ld` apart from token to token; pointers at the head's first
+ * channel. Sequence rows only; N = head_size. */
+typedef struct {
+    uint32_t tokens, head_size, ld;
+    const float *r;          /* receptance */
+    float *w;                /* in: low-rank part of the decay; out: decay */
+    float *k;                /* in: raw key; out: key of the update */
+    float *v;                /* in: value; out: mixed with v_first */
+    float *a;                /* in: low-rank part of the in-context learning rate; out: kk * a */
+    float *kk;               /* out: -kk */
+    const float *v_mix;      /* low-rank part of the value residual; NULL in layer 0 */
+    float *v_first;          /* layer 0 writes it, later layers read it */
+    const float *g;          /* gate */
+    float *y;                /* out: gated output */
+    const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *ln_weight, *ln_bias; /* [N] of this head */
+    float gn_eps;
+    const float *state_in; /* [N, N]: key channel, value channel */
+    float *state_out;      /* [N, N] */
+    uint64_t state_step;   /* floats between the states after consecutive tokens; 0: only the last is kept */
+} rwkvc_wkv7;
+
+typedef struct {
+    const char *name;
+    uint32_t q8_tile, plain_tile;
+
+    /* out[c, 16] for the n columns of a tile (n <= q8_tile): one panel of `groups` / 2 records. */
+    void (*q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
+    /* Rows 64 * slice.. of a value panel times sparse activations: out[64] = sums in row order.
+     * quads of group g: quads[first[g]..first[g + 1]). */
+    void (*value_sparse)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, const uint32_t *first,
+                         const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets, float *out);
+    /* The same rows as four MATRIX panels of even groups / 2 records, row order rwkvc_value_row. */
+    void (*value_repack)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, uint8_t *panels);
+    /* Panels of 16 rows stored as f32 or f16: out[t, panel, 16] for tokens x[t, ldx], n <= plain_tile.
+     * Inputs that are 0 are skipped when `sparse` and n = 1, which changes no bit. */
+    void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,
+                         const float *x, uint32_t ldx, uint32_t n, bool sparse, float *out);
+    /* Quantise one token's n_inputs to the input's columns first_column.. (parts of them: 2 keeps 16 bits). */
+    void (*q8_quantise)(const float *x, uint32_t n_inputs, uint32_t parts, uint32_t first_column,
+                        const rwkvc_q8_input *input);
+    /* One row of an embedding matrix as f32. */
+    void (*embedding)(const rwkvc_tensor *emb, uint32_t row, float *out);
+    /* y[n] = (x - mean) / sqrt(var + eps) * weight + bias, n % 16 == 0. May be in place. */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps, float *y);
+    /* y[n] = x + (previous - x) * mix */
+    void (*token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y);
+    /* Apply an epilogue to sums[t, 16] (rows ld_sums apart) of n tokens on the way to out[t, lanes] (ld apart). */
+    void (*finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes, float *out,
+                   uint64_t ld);
+    /* All tokens of one head: prepare, recurrence, group norm, bonus, gate. */
+    void (*wkv7)(const rwkvc_wkv7 *head);
+    /* Tests and benchmarks: exp, tanh, sigmoid of x[n], n % 16 == 0 (which: 0, 1, 2). */
+    void (*elementary)(uint32_t which, const float *x, uint32_t n, float *y);
+    /* measure.c: read n floats in order, n % 64 == 0. */
+    float (*read_all)(const float *p, uint64_t n);
+    /* measure.c: `rounds` times n x 64 weights against a tile of 4 int8 each: rounds * n * 64 * q8_tile multiply-adds. */
+    int32_t (*dot_all)(const uint8_t *weights, uint32_t n, const int8_t *activations, uint32_t rounds);
+} rwkvc_kernels;
+
+extern const rwkvc_kernels rwkvc_kernels_scalar;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const rwkvc_kernels rwkvc_kernels_avx2, rwkvc_kernels_avx512vnni;
+#endif
+
+/* dispatch.c. NULL (and the error's text) if unknown or not usable here. */
+const rwkvc_kernels *rwkvc_kernels_get(const char *isa);
+
+/* Where column c of an input lies: its tile begins at `base` columns and has n, c is number t of them. */
+typedef struct {
+    uint32_t base, n, t;
+} rwkvc_column;
+
+static inline rwkvc_column rwkvc_column_of(const rwkvc_q8_input *input, uint32_t c) {
+    uint32_t base = c / input->tile * input->tile, left = input->columns - base;
+    return (rwkvc_column){base, left < input->tile ? left : input->tile, c - base};
+}
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#endif

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * RWKV-7's time mix of one head (arXiv:2503.14456; ARCHITECTURES section 6), token after token:
+ *   decay = exp(-e^-1/2 sigmoid(w0 + w))       a = sigmoid(a0 + a)       kk = normalised k * k_k
+ *   k = k (1 + (a - 1) k_a)                    v = v + (v_first - v) sigmoid(v0 + v_mix)
+ *   sa[i] = sum_j S[i][j] * -kk[j]
+ *   S[i][j] = S[i][j] decay[j] + sa[i] kk[j] a[j] + v[i] k[j]        y[i] = sum_j S[i][j] r[j]
+ *   y = (group norm of y + (sum_j r k r_k) v) * g
+ * The state lies as [j][i], so that 16 value channels i are one vector, every j is a broadcast, and no sum crosses
+ * lanes. Head sizes that are no multiple of 16 have a last vector of fewer lanes. */
+
+#define LANES(i, n) ((n) - (i) < 16 ? (n) - (i) : 16)
+#define LOAD(p, lanes) ((lanes) == 16 ? vf_load(p) : vf_load_n(p, lanes))
+
+VEC void KERNEL(store)(float *p, vf a, uint32_t lanes) {
+    if (lanes == 16)
+        vf_store(p, a);
+    else
+        vf_store_n(p, a, lanes);
+}
+
+static void KERNEL(wkv7_prepare)(const rwkvc_wkv7 *h, uint64_t at) {
+    const uint32_t n = h->head_size;
+    const vf one = vf_set1(1.0f), decay_scale = vf_set1(-0.606530660f); /* -e^-1/2 */
+    vf squares = vf_zero();
+    for (uint32_t i = 0; i < n; i += 16) {
+        uint32_t lanes = LANES(i, n);
+        vf kk = vf_mul(LOAD(h->k + at + i, lanes), LOAD(h->k_k + i, lanes));
+        squares = vf_fma(kk, kk, squares);
+    }
+    float norm = sqrtf(vf_sum(squares));
+    vf inverse = vf_set1(-1.0f / (norm > 1e-12f ? norm : 1e-12f));
+    for (uint32_t i = 0; i < n; i += 16) {
+        uint32_t lanes = LANES(i, n);
+        vf k = LOAD(h->k + at + i, lanes), v = LOAD(h->v + at + i, lanes);
+        vf w = KERNEL(sigmoid)(vf_add(LOAD(h->w0 + i, lanes), LOAD(h->w + at + i, lanes)));
+        vf a = KERNEL(sigmoid)(vf_add(LOAD(h->a0 + i, lanes), LOAD(h->a + at + i, lanes)));
+        vf minus_kk = vf_mul(vf_mul(k, LOAD(h->k_k + i, lanes)), inverse);
+        KERNEL(store)(h->w + at + i, KERNEL(exp)(vf_mul(decay_scale, w)), lanes);
+        KERNEL(store)(h->kk + at + i, minus_kk, lanes);
+        KERNEL(store)(h->a + at + i, vf_mul(vf_sub(vf_zero(), minus_kk), a), lanes);
+        KERNEL(store)(h->k + at + i, vf_mul(k, vf_fma(vf_sub(a, one), LOAD(h->k_a + i, lanes), one)), lanes);
+        if (h->v_mix) {
+            vf mix = KERNEL(sigmoid)(vf_add(LOAD(h->v0 + i, lanes), LOAD(h->v_mix + at + i, lanes)));
+            v = vf_fma(vf_sub(LOAD(h->v_first + at + i, lanes), v), mix, v);
+            KERNEL(store)(h->v + at + i, v, lanes);
+        } else {
+            KERNEL(store)(h->v_first + at + i, v, lanes);
+        }
+    }
+}
+
+/* Group norm over the head, bonus, gate. */
+static void KERNEL(wkv7_finish)(const rwkvc_wkv7 *h, uint64_t at) {
+    const uint32_t n = h->head_size;
+    vf sum = vf_zero(), squares = vf_zero(), bonus = vf_zero();
+    for (uint32_t i = 0; i < n; i += 16) {
+        uint32_t lanes = LANES(i, n);
+        sum = vf_add(sum, LOAD(h->y + at + i, lanes));
+        vf rk = vf_mul(LOAD(h->r + at + i, lanes), LOAD(h->k + at + i, lanes));
+        bonus = vf_fma(rk, LOAD(h->r_k + i, lanes), bonus);
+    }
+    vf mean = vf_set1(vf_sum(sum) / (float)n);
+    for (uint32_t i = 0; i < n; i += 16) {
+        uint32_t lanes = LANES(i, n);
+        vf d = vf_sub(LOAD(h->y + at + i, lanes), mean);
+        if (lanes < 16) d = vf_keep_n(d, lanes);
+        squares = vf_fma(d, d, squares);
+    }
+    vf scale = vf_set1(1.0f / sqrtf(vf_sum(squares) / (float)n + h->gn_eps)), b = vf_set1(vf_sum(bonus));
+    for (uint32_t i = 0; i < n; i += 16) {
+        uint32_t lanes = LANES(i, n);
+        vf y = vf_mul(vf_sub(LOAD(h->y + at + i, lanes), mean), scale);
+        y = vf_fma(y, LOAD(h->ln_weight + i, lanes), LOAD(h->ln_bias + i, lanes));
+        y = vf_fma(b, LOAD(h->v + at + i, lanes), y);
+        KERNEL(store)(h->y + at + i, vf_mul(y, LOAD(h->g + at + i, lanes)), lanes);
+    }
+}
+
+/* All tokens for `blocks` x 16 value channels from i on (the last block of `lanes`): the sweep over j that updates
+ * the state for one token also gathers sa of the next, so each state element is loaded once per token. */
+VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, const uint32_t blocks) {
+    const uint32_t n = h->head_size;
+    const float *from = h->state_in;
+    float *to = h->state_out;
+    vf sa[WKV_BLOCKS], next[WKV_BLOCKS], y[WKV_BLOCKS], v[WKV_BLOCKS];
+    UNROLL for (uint32_t b = 0; b < blocks; b++) sa[b] = vf_zero();
+    for (uint32_t j = 0; j < n; j++)
+        UNROLL for (uint32_t b = 0; b < blocks; b++)
+            sa[b] = vf_fma(LOAD(from + (uint64_t)j * n + i + 16 * b, lanes), vf_set1(h->kk[j]), sa[b]);
+    for (uint32_t t = 0; t < h->tokens; t++) {
+        uint64_t at = (uint64_t)t * h->ld;
+        bool last = t + 1 == h->tokens;
+        const float *kk_next = h->kk + (last ? at : at + h->ld); /* of no use after the last token */
+        UNROLL for (uint32_t b = 0; b < blocks; b++) {
+            next[b] = y[b] = vf_zero();
+            v[b] = LOAD(h->v + at + i + 16 * b, lanes);
+        }
+        for (uint32_t j = 0; j < n; j++) {
+            vf decay = vf_set1(h->w[at + j]), kka = vf_set1(h->a[at + j]), k = vf_set1(h->k[at + j]);
+            vf r = vf_set1(h->r[at + j]), kk = vf_set1(kk_next[j]);
+            UNROLL for (uint32_t b = 0; b < blocks; b++) {
+                uint64_t place = (uint64_t)j * n + i + 16 * b;
+                vf s = LOAD(from + place, lanes);
+                s = vf_fma(s, decay, vf_fma(sa[b], kka, vf_mul(v[b], k)));
+                y[b] = vf_fma(s, r, y[b]);
+                next[b] = vf_fma(s, kk, next[b]);
+                KERNEL(store)(to + place, s, lanes);
+            }
+        }
+        UNROLL for (uint32_t b = 0; b < blocks; b++) {
+            KERNEL(store)(h->y + at + i + 16 * b, y[b], lanes);
+            sa[b] = next[b];
+        }
+        from = to;
+        to += h->state_step;
+    }
+}
+
+static void KERNEL(wkv7)(const rwkvc_wkv7 *h) {
+    for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_prepare)(h, (uint64_t)t * h->ld);
+    uint32_t i = 0, n = h->head_size;
+    for (; i + 16 * WKV_BLOCKS <= n; i += 16 * WKV_BLOCKS) KERNEL(wkv7_sweep)(h, i, 16, WKV_BLOCKS);
+    for (; i + 16 <= n; i += 16) KERNEL(wkv7_sweep)(h, i, 16, 1);
+    if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1);
+    for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_finish)(h, (uint64_t)t * h->ld);
+}
+
+#undef LANES
+#undef LOAD

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * rwkv_cpu: RWKV language models on an ordinary CPU. The one public header; cffi reads the part
+ * between the cdef markers, so only plain declarations and integer #defines stand there.
+ *
+ * Conventions
+ * - Every function that can fail returns a status; rwkvc_last_error() has the text, per thread.
+ * - The library never prints, never exits, installs no signal handler and opens no file: the host
+ *   maps a .rwkv file and hands over its bytes.
+ * - A model is read-only and may be shared by threads. A context serves one call at a time.
+ * - Shapes are row-major; sizes are elements unless the name says _bytes.
+ * - Same bits for any number of threads, any chunking, any batch and any instruction set.
+ */
+#ifndef RWKV_CPU_H
+#define RWKV_CPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32) && defined(RWKVC_SHARED)
+#ifdef RWKVC_BUILD
+#define RWKVC_API __declspec(dllexport)
+#else
+#define RWKVC_API __declspec(dllimport)
+#endif
+#elif defined(__GNUC__)
+#define RWKVC_API __attribute__((visibility("default")))
+#else
+#define RWKVC_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* cdef: begin */
+
+#define RWKVC_ABI_VERSION 1
+/* The .rwkv format this engine writes; it reads this one and every older one. */
+#define RWKVC_FILE_VERSION 1
+#define RWKVC_MAX_DIMS 4
+#define RWKVC_MAX_NAME 96
+#define RWKVC_MAX_SIZES 16
+
+/* ------------------------------------------------------------------------------------ status */
+
+typedef int32_t rwkvc_status;
+#define RWKVC_OK 0
+#define RWKVC_E_ARGUMENT 1    /* a call that breaks this header's rules */
+#define RWKVC_E_FORMAT 2      /* damaged or foreign file */
+#define RWKVC_E_UNSUPPORTED 3 /* understood, but not something this engine runs */
+#define RWKVC_E_SHAPE 4       /* a tensor is missing or its shape does not fit the version's table */
+#define RWKVC_E_TOKEN 5       /* a token id outside the vocabulary, or no token at all */
+#define RWKVC_E_STATE 6       /* a state of another model, or one with NaN or Inf */
+#define RWKVC_E_NONFINITE 7   /* NaN or Inf in weights, or in a result */
+#define RWKVC_E_NOMEM 8       /* out of memory */
+#define RWKVC_E_CANCELLED 9   /* the cancel flag was set */
+#define RWKVC_E_FORKED 10     /* a context used in a child of the process that made it */
+
+uint32_t rwkvc_abi_version(void);
+/* "0.1.0": the version of the package this engine was built from. */
+const char *rwkvc_version(void);
+/* Text of this thread's last failure; "" if none. Valid until the thread's next call. */
+const char *rwkvc_last_error(void);
+
+/* ----------------------------------------------------------------- instruction sets, hardware */
+
+/* Instruction sets compiled in, best first: "avx512vnni", "avx2", "scalar". NULL past the end. */
+const char *rwkvc_isa_name(uint32_t i);
+/* 1 if this CPU and its system can run it. */
+int32_t rwkvc_isa_usable(const char *name);
+/* What the instruction set needs from the CPU, for people: "AVX-512 F, BW, VL, VNNI". */
+const char *rwkvc_isa_needs(const char *name);
+/* The one contexts use when none is asked for: the best usable, or RWKV_CPU_ISA of the environment.
+ * E_UNSUPPORTED (and NULL) when RWKV_CPU_ISA names one that is unknown or not usable here. */
+rwkvc_status rwkvc_isa_default(const char **name);
+/* Physical cores this process may use (affinity, cgroup quota), at least 1. */
+uint32_t rwkvc_default_threads(void);
+
+/* ------------------------------------------------------------------- what a version is made of */
+
+#define RWKVC_RWKV7 0x700 /* version numbers: major << 8 | minor */
+
+/* The symbols that tensor shapes are written in; rwkvc_config.size[] is indexed by them. */
+#define RWKVC_SIZE_ONE 0
+#define RWKVC_SIZE_VOCAB 1     /* V, n_vocab */
+#define RWKVC_SIZE_EMBD 2      /* C, n_embd */
+#define RWKVC_SIZE_ATT 3       /* A, attention width = n_head * head_size */
+#define RWKVC_SIZE_FFN 4       /* F, width of the channel mix */
+#define RWKVC_SIZE_HEADS 5     /* H, n_head */
+#define RWKVC_SIZE_HEAD 6      /* N, head_size */
+#define RWKVC_SIZE_RANK_W 7    /* ranks of the low-rank pairs (RWKV-7: decay, */
+#define RWKVC_SIZE_RANK_A 8    /* in-context learning rate, */
+#define RWKVC_SIZE_RANK_V 9    /* value residual, */
+#define RWKVC_SIZE_RANK_G 10   /* gate) */
+
+typedef struct {
+    uint32_t version;               /* RWKVC_RWKV7 */
+    uint32_t n_layer;
+    uint32_t size[RWKVC_MAX_SIZES]; /* by RWKVC_SIZE_*; 0 where the version has none */
+    float ln_eps;                   /* layer norm */
+    float gn_eps;                   /* group norm after the recurrence */
+} rwkvc_config;
+
+/* A tensor as a checkpoint has it, BlinkDL names. */
+typedef struct {
+    const char *name;
+    uint32_t n_dims;
+    uint64_t shape[RWKVC_MAX_DIMS];
+} rwkvc_named_shape;
+
+/* How a tensor is used, which decides how it is stored. */
+#define RWKVC_KIND_VECTOR 0    /* f32 always */
+#define RWKVC_KIND_MATRIX 1    /* panels of 16 rows */
+#define RWKVC_KIND_LOW_RANK 2  /* panels of 16 rows; f32 in f32 files, else f16 */
+#define RWKVC_KIND_VALUE 3     /* channel mix value: column panels, so that zero inputs are not read */
+#define RWKVC_KIND_EMBEDDING 4 /* rows, looked up */
+#define RWKVC_KIND_HEAD 5      /* as MATRIX; its input is kept in 16 bits where weights are integers */
+#define RWKVC_KIND_BYTES 6     /* tokenizer, chat template */
+
+#define RWKVC_FORMAT_F32 0
+#define RWKVC_FORMAT_F16 1
+#define RWKVC_FORMAT_Q8 2      /* 8.5 bits per weight: int8 in groups of 32 inputs with an f16 scale */
+#define RWKVC_FORMAT_BYTES 15
+
+/* One tensor of a version, or of a model file. */
+typedef struct {
+    char name[RWKVC_MAX_NAME]; /* "blocks.0.att.key.weight" */
+    uint32_t kind;
+    uint32_t format;           /* RWKVC_FORMAT_*, in a plan as asked for, in a model as stored */
+    uint32_t layer;            /* 0xffffffff for tensors outside the layers */
+    uint32_t n_dims;           /* shape in the checkpoint, without singleton dimensions */
+    uint64_t shape[RWKVC_MAX_DIMS];
+    uint32_t transposed;       /* 1: the checkpoint stores [in, out]; packed as [out, in] all the same */
+    uint64_t rows;             /* outputs; for EMBEDDING the vocabulary; 1 for VECTOR and BYTES */
+    uint64_t cols;             /* inputs */
+    uint64_t offset;           /* from the first byte of the file's data section */
+    uint64_t size_bytes;       /* packed, padding included */
+    uint32_t crc32;            /* of the packed bytes */
+} rwkvc_tensor_info;
+
+/* Recognise the version and its sizes from a checkpoint's tensors (BlinkDL names, any order).
+ * E_UNSUPPORTED: another architecture or an experimental variant, named. E_SHAPE: a tensor is
+ * missing or has the wrong shape, named with both shapes. Tensors no table knows are ignored. */
+rwkvc_status rwkvc_config_detect(const rwkvc_named_shape *tensors, uint32_t n, rwkvc_config *config);
+/* How many tensors that version has with those sizes; 0 if the config is not valid. */
+uint32_t rwkvc_config_tensors(const rwkvc_config *config);
+/* The i-th of them: name, kind, shape, transposed, rows, cols (format F32, no offset). */
+rwkvc_status rwkvc_config_tensor(const rwkvc_config *config, uint32_t i, rwkvc_tensor_info *info);
+/* "RWKV-7" */
+const char *rwkvc_version_name(uint32_t version);
+/* "q8" → RWKVC_FORMAT_Q8, and back; -1 and NULL for unknown ones. */
+int32_t rwkvc_format_by_name(const char *name);
+const char *rwkvc_format_name(uint32_t format);
+/* The format a file of quantisation `preset` stores a kind in: q8 → f16 for low-rank pairs, f32 for vectors. */
+uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind);
+
+/* --------------------------------------------------------------------------- making model files */
+
+#define RWKVC_DTYPE_F32 0
+#define RWKVC_DTYPE_F16 1
+#define RWKVC_DTYPE_BF16 2
+
+/* Source values of one tensor: element (row, col) at data[row * row_stride + col * col_stride]. */
+typedef struct {
+    const void *data;
+    uint32_t dtype;
+    int64_t row_stride, col_stride; /* elements */
+} rwkvc_source;
+
+/* Bytes that `rows` x `cols` of this kind take in this format; 0 if they don't go together. */
+uint64_t rwkvc_packed_bytes(uint32_t kind, uint32_t format, uint64_t rows, uint64_t cols);
+/* Panels (units of work for rwkvc_pack) of such a tensor. */
+uint64_t rwkvc_packed_panels(uint32_t kind, uint32_t format, uint64_t rows, uint64_t cols);
+/* Pack panels first..last-1 into dst, the start of the whole packed tensor (zeroed, 64-byte aligned).
+ * Pure: any ranges may run at once in several threads. E_NONFINITE names row and column. */
+rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *source,
+                        uint64_t first, uint64_t last, void *dst);
+/* The stored values as f32 [rows, cols], rows first..last-1 to dst. */
+rwkvc_status rwkvc_unpack(const rwkvc_tensor_info *info, const void *packed,
+                          uint64_t first, uint64_t last, float *dst);
+
+/* Lay a file out: from tensors[i].format, .kind, .rows, .cols fill .offset and .size_bytes, first the
+ * table's own place: tensors[0].offset = rwkvc_table_bytes(n). Model tensors come first, in the
+ * config's order; then BYTES tensors, which bring name and cols = their length. */
+uint64_t rwkvc_table_bytes(uint32_t n_tensors);
+rwkvc_status rwkvc_table_layout(const rwkvc_config *config, rwkvc_tensor_info *tensors, uint32_t n,
+                                uint64_t *data_bytes);
+/* Write the binary table of a laid out file (with crc32 filled in) to out[rwkvc_table_bytes(n)]. */
+rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_info *tensors, uint32_t n,
+                               uint8_t *out);
+
+/* ---------------------------------------------------------------------------------------- model */
+
+typedef struct rwkvc_model rwkvc_model;
+
+/* Bind a whole .rwkv file in memory (64-byte aligned, as any mapping is). Reads the table, not the
+ * weights. The bytes must stay until rwkvc_model_close. E_FORMAT, E_UNSUPPORTED, E_SHAPE, E_NOMEM. */
+rwkvc_status rwkvc_model_open(const void *bytes, uint64_t size_bytes, rwkvc_model **model);
+void rwkvc_model_close(rwkvc_model *model);
+void rwkvc_model_config(const rwkvc_model *model, rwkvc_config *config);
+uint32_t rwkvc_model_tensors(const rwkvc_model *model);
+rwkvc_status rwkvc_model_tensor(const rwkvc_model *model, uint32_t i, rwkvc_tensor_info *info);
+/* Where a tensor's bytes lie in the mapping: "tokenizer.world", "tokenizer.sentencepiece",
+ * "chat_template", or a model tensor by name. NULL if there is none. */
+const void *rwkvc_model_bytes(const rwkvc_model *model, const char *name, uint64_t *size_bytes);
+/* Bytes of weights one decoded token reads with no zero skipped (embedding: its one row). */
+uint64_t rwkvc_model_token_bytes(const rwkvc_model *model);
+
+/* ---------------------------------------------------------------------------------------- state */
+
+/* A state is rwkvc_state_floats() contiguous f32, 64-byte aligned or not, copied by memcpy. Per layer:
+ *   RWKV-7: att_shift[n_embd], ffn_shift[n_embd], wkv[n_head][key channel][value channel]
+ * with shift = the previous token's ln1 / ln2 output. */
+uint64_t rwkvc_state_floats(const rwkvc_model *model);
+/* The state before the first token. */
+void rwkvc_state_init(const rwkvc_model *model, float *state);
+/* The parts of a state by name ("att_shift", "ffn_shift", "wkv"): first float in layer 0, floats between layers,
+ * and shape (n_dims up to 3). E_ARGUMENT past the last part. */
+typedef struct {
+    const char *name;
+    uint64_t offset, layer_stride;
+    uint32_t n_dims;
+    uint32_t shape[3];
+} rwkvc_state_part;
+rwkvc_status rwkvc_state_part_info(const rwkvc_model *model, uint32_t i, rwkvc_state_part *part);
+
+/* -------------------------------------------------------------------------------------- forward */
+
+typedef struct rwkvc_context rwkvc_context;
+
+/* Threads, scratch memory and instruction set of a caller. */
+typedef struct {
+    uint32_t struct_size; /* sizeof(rwkvc_context_options) */
+    uint32_t threads;     /* 0: rwkvc_default_threads() */
+    const char *isa;      /* NULL: rwkvc_isa_default() */
+    uint32_t chunk;       /* most tokens per pass, which bounds the scratch memory; 0: 256 */
+} rwkvc_context_options;
+
+void rwkvc_context_defaults(rwkvc_context_options *options);
+rwkvc_status rwkvc_context_create(const rwkvc_context_options *options, rwkvc_context **ctx);
+void rwkvc_context_destroy(rwkvc_context *ctx);
+const char *rwkvc_context_isa(const rwkvc_context *ctx);
+uint32_t rwkvc_context_threads(const rwkvc_context *ctx);
+/* Scratch memory held now. */
+uint64_t rwkvc_context_bytes(const rwkvc_context *ctx);
+
+#define RWKVC_LOGITS_NONE 0
+#define RWKVC_LOGITS_LAST 1
+#define RWKVC_LOGITS_ALL 2
+
+/* One sequence of a batch. */
+typedef struct {
+    const uint32_t *tokens; /* [n_tokens], each < n_vocab */
+    uint64_t n_tokens;      /* >= 1 */
+    const float *state_in;  /* [state_floats]; NULL: the state before the first token */
+    float *state_out;       /* [state_floats], may be state_in; with every_state [n_tokens, state_floats] */
+    uint32_t logits;        /* RWKVC_LOGITS_* */
+    uint32_t every_state;   /* 1: state_out receives the state after each token (checking a draft) */
+    uint64_t n_done;        /* out: tokens that state_out holds */
+} rwkvc_sequence;
+
+typedef struct {
+    uint32_t struct_size;
+    const int32_t *cancel; /* polled; non-zero stops the call within milliseconds. NULL: never */
+    void (*progress)(void *user, uint64_t tokens_done, uint64_t tokens_total); /* between chunks, caller's thread */
+    void *user;
+} rwkvc_forward_options;
+
+/* Advance n_seq independent sequences by their tokens: prefill, batched decode and the checking of
+ * drafts are this one call.
+ *   logits: f32 [rows wanted, n_vocab], sequence by sequence; NULL if none is wanted
+ *   options: may be NULL
+ * E_CANCELLED: state_out of each sequence is as after its last whole chunk, n_done tokens
+ * (0: a copy of state_in). Other errors: state_out undefined, state_in untouched unless it is state_out.
+ * After the first call with the largest batch it allocates nothing.
+ * E_TOKEN, E_STATE, E_NONFINITE, E_NOMEM, E_CANCELLED, E_FORKED. */
+rwkvc_status rwkvc_forward(rwkvc_context *ctx, const rwkvc_model *model, rwkvc_sequence *sequences, uint32_t n_seq,
+                           float *logits, const rwkvc_forward_options *options);
+
+/* -------------------------------------------------------------------------------------- sampler */
+
+typedef struct rwkvc_sampler rwkvc_sampler;
+
+/* Penalties and bans come first; then top_k, top_p and min_p each look at the probabilities of the whole
+ * vocabulary before temperature, and a token must pass all three; temperature last. As in the rwkv package. */
+typedef struct {
+    uint32_t struct_size;
+    float temperature;       /* 0: the most likely token */
+    uint32_t top_k;          /* 0: all */
+    float top_p;             /* 1: all */
+    float min_p;             /* 0: all; else relative to the most likely token's probability */
+    float presence_penalty;  /* subtracted once from the logit of a token that occurred, */
+    float frequency_penalty; /* and this times its count, */
+    float penalty_decay;     /* which fades by this factor a token (RWKV's habit: 0.996) */
+    uint64_t seed;
+} rwkvc_sampler_options;
+
+void rwkvc_sampler_defaults(rwkvc_sampler_options *options);
+rwkvc_status rwkvc_sampler_create(uint32_t n_vocab, const rwkvc_sampler_options *options, rwkvc_sampler **sampler);
+void rwkvc_sampler_destroy(rwkvc_sampler *sampler);
+/* Never choose these ids. Replaces the earlier list. */
+rwkvc_status rwkvc_sampler_ban(rwkvc_sampler *sampler, const uint32_t *ids, uint32_t n);
+/* Ids whose count stays 0 (digits, space and tab in the rwkv package). Replaces the earlier list. */
+rwkvc_status rwkvc_sampler_exempt(rwkvc_sampler *sampler, const uint32_t *ids, uint32_t n);
+/* Choose from logits f32 [n_vocab] (left unchanged). *logprob (may be NULL): natural log of the chosen token's
+ * probability under the untouched logits. E_NONFINITE: NaN, +Inf, or nothing left to choose from. */
+rwkvc_status rwkvc_sampler_sample(rwkvc_sampler *sampler, const float *logits, uint32_t *token, float *logprob);
+/* Count a token for the penalties (a chosen one is not counted by itself). */
+rwkvc_status rwkvc_sampler_accept(rwkvc_sampler *sampler, uint32_t token);
+/* Forget the counted tokens and start the random sequence again from the seed. */
+void rwkvc_sampler_reset(rwkvc_sampler *sampler);
+
+/* -------------------------------------------------------------------------------- World tokenizer */
+
+typedef struct rwkvc_world rwkvc_world;
+
+/* From the text of rwkv_vocab_v20230424.txt ("id literal length" a line, LF or CRLF). E_FORMAT names the line. */
+rwkvc_status rwkvc_world_create(const uint8_t *vocabulary, uint64_t size_bytes, rwkvc_world **tokenizer);
+void rwkvc_world_destroy(rwkvc_world *tokenizer);
+/* Highest id + 1. */
+uint32_t rwkvc_world_vocab(const rwkvc_world *tokenizer);
+/* Greedy longest match over any bytes. Writes up to `room` ids, *n_ids is how many there are. */
+rwkvc_status rwkvc_world_encode(const rwkvc_world *tokenizer, const uint8_t *text, uint64_t size_bytes,
+                                uint32_t *ids, uint64_t room, uint64_t *n_ids);
+/* The bytes of one id; *size_bytes 0 for id 0 (end of text). E_TOKEN for an unused id. */
+rwkvc_status rwkvc_world_bytes(const rwkvc_world *tokenizer, uint32_t id, const uint8_t **bytes, uint64_t *size_bytes);
+
+/* --------------------------------------------------------------------------------------- measure */
+
+/* What this machine can do at best right now: bytes per second of a sequential read over `bytes` of memory, and
+ * int8 multiply-adds x 2 per second with operands in registers, with the context's threads and instruction set.
+ * Takes about a second. */
+rwkvc_status rwkvc_measure_read(rwkvc_context *ctx, uint64_t bytes, double *bytes_per_second);
+rwkvc_status rwkvc_measure_int8(rwkvc_context *ctx, double *operations_per_second);
+
+/* cdef: end */
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* RWKV_CPU_H */

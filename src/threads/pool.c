@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The state of a region is one 64-bit word, `ticket` = region number << 32 | next item. A thread takes an item by
+ * compare-and-swap on it, so that one that slept through a region can never take an item of the next by mistake:
+ * what it read of the region (task, argument) is only used when the word has not changed since. The caller waits
+ * for finished items, not for threads. Idle workers spin for some microseconds, then sleep. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "threads/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum {
+    SPIN_IDLE = 1500, /* pauses before a worker sleeps: about 50 us */
+    SPIN_WAIT = 2000  /* pauses before the caller yields its core to a worker that holds the last item */
+};
+static const uint32_t CLOSED = UINT32_MAX; /* as next item: the region is being set up or over */
+
+struct rwkvc_pool {
+    _Alignas(64) _Atomic uint64_t ticket;
+    _Atomic uint32_t n_items;
+    _Atomic(rwkvc_task) task;
+    _Atomic(void *) arg;
+    _Atomic(const int32_t *) cancel;
+    _Alignas(64) _Atomic uint32_t finished;
+    _Atomic uint32_t cancelled;
+    _Alignas(64) _Atomic uint32_t sleepers;
+    _Atomic uint32_t stop;
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    uint32_t threads, started;
+    pthread_t *workers;
+    pid_t owner;
+};
+
+typedef struct {
+    rwkvc_pool *pool;
+    uint32_t thread;
+} worker_start;
+
+static void relax(void) {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+uint64_t rwkvc_float_environment(void) {
+#if defined(__x86_64__)
+    uint32_t before = _mm_getcsr();
+    _mm_setcsr(0x1f80);
+    return before;
+#elif defined(__aarch64__)
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    return before;
+#else
+    return 0;
+#endif
+}
+
+void rwkvc_float_restore(uint64_t environment) {
+#if defined(__x86_64__)
+    _mm_setcsr((uint32_t)environment);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(environment));
+#else
+    (void)environment;
+#endif
+}
+
+static bool is_cancelled(rwkvc_pool *pool) {
+    const int32_t *flag = atomic_load_explicit(&pool->cancel, memory_order_relaxed);
+    if (!flag || !__atomic_load_n(flag, __ATOMIC_RELAXED)) return false;
+    atomic_store_explicit(&pool->cancelled, 1, memory_order_relaxed);
+    return true;
+}
+
+/* Take items of the current region until none is left. */
+static bool work(rwkvc_pool *pool, uint32_t thread) {
+    bool any = false;
+    for (;;) {
+        uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_seq_cst);
+        uint32_t item = (uint32_t)ticket;
+        rwkvc_task task = atomic_load_explicit(&pool->task, memory_order_acquire);
+        void *arg = atomic_load_explicit(&pool->arg, memory_order_acquire);
+        if (item == CLOSED || item >= atomic_load_explicit(&pool->n_items, memory_order_acquire)) return any;
+        if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1, memory_order_acq_rel,
+                                                   memory_order_relaxed))
+            continue;
+        if (!is_cancelled(pool)) task(arg, item, thread);
+        atomic_fetch_add_explicit(&pool->finished, 1, memory_order_release);
+        any = true;
+    }
+}
+
+static bool has_work(rwkvc_pool *pool) {
+    uint32_t item = (uint32_t)atomic_load_explicit(&pool->ticket, memory_order_seq_cst);
+    return item != CLOSED && item < atomic_load_explicit(&pool->n_items, memory_order_acquire);
+}
+
+static void sleep_until_work(rwkvc_pool *pool) {
+    pthread_mutex_lock(&pool->mutex);
+    atomic_fetch_add_explicit(&pool->sleepers, 1, memory_order_seq_cst);
+    while (!has_work(pool) && !atomic_load(&pool->stop)) pthread_cond_wait(&pool->wake, &pool->mutex);
+    atomic_fetch_sub_explicit(&pool->sleepers, 1, memory_order_seq_cst);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void *worker(void *arg) {
+    worker_start start = *(worker_start *)arg;
+    free(arg);
+    rwkvc_float_environment();
+    while (!atomic_load_explicit(&start.pool->stop, memory_order_relaxed)) {
+        bool worked = false;
+        for (int spin = 0; spin < SPIN_IDLE && !worked; spin++) {
+            worked = work(start.pool, start.thread);
+            if (!worked) relax();
+        }
+        if (!worked) sleep_until_work(start.pool);
+    }
+    return NULL;
+}
+
+static void wake_all(rwkvc_pool *pool) {
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *arg) {
+    if (pool->threads == 1 || n_items <= 1) {
+        for (uint32_t item = 0; item < n_items; item++) {
+            if (is_cancelled(pool)) return false;
+            task(arg, item, 0);
+        }
+        return !is_cancelled(pool);
+    }
+    uint64_t region = (atomic_load_explicit(&pool->ticket, memory_order_relaxed) >> 32) + 1;
+    atomic_store_explicit(&pool->ticket, region << 32 | CLOSED, memory_order_release);
+    atomic_store_explicit(&pool->finished, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->cancelled, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->task, task, memory_order_release);
+    atomic_store_explicit(&pool->arg, arg, memory_order_release);
+    atomic_store_explicit(&pool->n_items, n_items, memory_order_release);
+    atomic_store_explicit(&pool->ticket, region << 32, memory_order_seq_cst);
+    if (atomic_load_explicit(&pool->sleepers, memory_order_seq_cst)) wake_all(pool);
+    work(pool, 0);
+    for (int spin = 0; atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items; spin++) {
+        if (spin < SPIN_WAIT)
+            relax();
+        else
+            sched_yield();
+    }
+    return !atomic_load_explicit(&pool->cancelled, memory_order_relaxed);
+}
+
+rwkvc_pool *rwkvc_pool_create(uint32_t threads) {
+    rwkvc_pool *pool = rwkvc_alloc(sizeof *pool);
+    if (!pool) return NULL;
+    pool->threads = threads;
+    pool->owner = getpid();
+    pool->workers = calloc(threads, sizeof *pool->workers);
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    atomic_store(&pool->ticket, CLOSED);
+    /* Signals are the host's: handlers run on its threads. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool ok = pool->workers != NULL;
+    for (uint32_t thread = 1; ok && thread < threads; thread++) {
+        worker_start *start = malloc(sizeof *start);
+        ok = start != NULL;
+        if (!ok) break;
+        *start = (worker_start){pool, thread};
+        ok = pthread_create(&pool->workers[pool->started], NULL, worker, start) == 0;
+        if (ok)
+            pool->started++;
+        else
+            free(start);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (ok) return pool;
+    rwkvc_pool_destroy(pool);
+    return NULL;
+}
+
+void rwkvc_pool_destroy(rwkvc_pool *pool) {
+    if (!pool) return;
+    if (!rwkvc_pool_forked(pool)) {
+        atomic_store(&pool->stop, 1);
+        wake_all(pool);
+        for (uint32_t i = 0; i < pool->started; i++) pthread_join(pool->workers[i], NULL);
+        pthread_cond_destroy(&pool->wake);
+        pthread_mutex_destroy(&pool->mutex);
+    }
+    free(pool->workers);
+    rwkvc_free(pool);
+}
+
+uint32_t rwkvc_pool_threads(const rwkvc_pool *pool) { return pool->threads; }
+
+bool rwkvc_pool_forked(const rwkvc_pool *pool) { return getpid() != pool->owner; }
+
+void rwkvc_pool_cancel_flag(rwkvc_pool *pool, const int32_t *cancel) {
+    atomic_store_explicit(&pool->cancel, cancel, memory_order_relaxed);
+    atomic_store_explicit(&pool->cancelled, 0, memory_order_relaxed);
+}

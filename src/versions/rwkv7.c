@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * RWKV-7 "Goose" (x070; arXiv:2503.14456): its tensors, its state and one layer. The recurrence: kernels/wkv7.inc.h. */
+#include "forward.h"
+
+enum {
+    EMB, LN0_WEIGHT, LN0_BIAS,
+    LN1_WEIGHT, LN1_BIAS,
+    X_R, X_W, X_K, X_V, X_A, X_G,
+    RECEPTANCE, KEY, VALUE,
+    W1, A1, V1, G1,
+    W2, A2, V2, G2,
+    W0, A0, V0, K_K, K_A, R_K,
+    LN_X_WEIGHT, LN_X_BIAS,
+    OUTPUT,
+    LN2_WEIGHT, LN2_BIAS,
+    FFN_X_K, FFN_KEY, FFN_VALUE,
+    LN_OUT_WEIGHT, LN_OUT_BIAS, HEAD,
+    N_SPECS
+};
+
+#define V_ RWKVC_SIZE_VOCAB
+#define C_ RWKVC_SIZE_EMBD
+#define A_ RWKVC_SIZE_ATT
+#define F_ RWKVC_SIZE_FFN
+#define H_ RWKVC_SIZE_HEADS
+#define N_ RWKVC_SIZE_HEAD
+#define VECTOR(name, place, size) {name, place, RWKVC_KIND_VECTOR, 0, 1, {size}}
+#define MATRIX(name, kind, rows, cols) {name, PLACE_LAYER, kind, 0, 2, {rows, cols}}
+#define LOW_RANK(name, place, inputs, outputs) {name, place, RWKVC_KIND_LOW_RANK, 1, 2, {inputs, outputs}}
+
+/* In the order they are read. Layer 0 has no value residual: its v0, v1, v2 stand in many checkpoints, unused. */
+static const rwkvc_spec specs[N_SPECS] = {
+    [EMB] = {"emb.weight", PLACE_MODEL, RWKVC_KIND_EMBEDDING, 0, 2, {V_, C_}},
+    [LN0_WEIGHT] = VECTOR("blocks.0.ln0.weight", PLACE_MODEL, C_),
+    [LN0_BIAS] = VECTOR("blocks.0.ln0.bias", PLACE_MODEL, C_),
+    [LN1_WEIGHT] = VECTOR("ln1.weight", PLACE_LAYER, C_),
+    [LN1_BIAS] = VECTOR("ln1.bias", PLACE_LAYER, C_),
+    [X_R] = VECTOR("att.x_r", PLACE_LAYER, C_),
+    [X_W] = VECTOR("att.x_w", PLACE_LAYER, C_),
+    [X_K] = VECTOR("att.x_k", PLACE_LAYER, C_),
+    [X_V] = VECTOR("att.x_v", PLACE_LAYER, C_),
+    [X_A] = VECTOR("att.x_a", PLACE_LAYER, C_),
+    [X_G] = VECTOR("att.x_g", PLACE_LAYER, C_),
+    [RECEPTANCE] = MATRIX("att.receptance.weight", RWKVC_KIND_MATRIX, A_, C_),
+    [KEY] = MATRIX("att.key.weight", RWKVC_KIND_MATRIX, A_, C_),
+    [VALUE] = MATRIX("att.value.weight", RWKVC_KIND_MATRIX, A_, C_),
+    [W1] = LOW_RANK("att.w1", PLACE_LAYER, C_, RWKVC_SIZE_RANK_W),
+    [A1] = LOW_RANK("att.a1", PLACE_LAYER, C_, RWKVC_SIZE_RANK_A),
+    [V1] = LOW_RANK("att.v1", PLACE_LATER_LAYER, C_, RWKVC_SIZE_RANK_V),
+    [G1] = LOW_RANK("att.g1", PLACE_LAYER, C_, RWKVC_SIZE_RANK_G),
+    [W2] = LOW_RANK("att.w2", PLACE_LAYER, RWKVC_SIZE_RANK_W, A_),
+    [A2] = LOW_RANK("att.a2", PLACE_LAYER, RWKVC_SIZE_RANK_A, A_),
+    [V2] = LOW_RANK("att.v2", PLACE_LATER_LAYER, RWKVC_SIZE_RANK_V, A_),
+    [G2] = LOW_RANK("att.g2", PLACE_LAYER, RWKVC_SIZE_RANK_G, A_),
+    [W0] = VECTOR("att.w0", PLACE_LAYER, A_),
+    [A0] = VECTOR("att.a0", PLACE_LAYER, A_),
+    [V0] = VECTOR("att.v0", PLACE_LATER_LAYER, A_),
+    [K_K] = VECTOR("att.k_k", PLACE_LAYER, A_),
+    [K_A] = VECTOR("att.k_a", PLACE_LAYER, A_),
+    [R_K] = {"att.r_k", PLACE_LAYER, RWKVC_KIND_VECTOR, 0, 2, {H_, N_}},
+    [LN_X_WEIGHT] = VECTOR("att.ln_x.weight", PLACE_LAYER, A_),
+    [LN_X_BIAS] = VECTOR("att.ln_x.bias", PLACE_LAYER, A_),
+    [OUTPUT] = MATRIX("att.output.weight", RWKVC_KIND_MATRIX, C_, A_),
+    [LN2_WEIGHT] = VECTOR("ln2.weight", PLACE_LAYER, C_),
+    [LN2_BIAS] = VECTOR("ln2.bias", PLACE_LAYER, C_),
+    [FFN_X_K] = VECTOR("ffn.x_k", PLACE_LAYER, C_),
+    [FFN_KEY] = MATRIX("ffn.key.weight", RWKVC_KIND_MATRIX, F_, C_),
+    [FFN_VALUE] = MATRIX("ffn.value.weight", RWKVC_KIND_VALUE, C_, F_),
+    [LN_OUT_WEIGHT] = VECTOR("ln_out.weight", PLACE_MODEL, C_),
+    [LN_OUT_BIAS] = VECTOR("ln_out.bias", PLACE_MODEL, C_),
+    [HEAD] = {"head.weight", PLACE_MODEL, RWKVC_KIND_HEAD, 0, 2, {V_, C_}},
+};
+
+enum { ATT_SHIFT, FFN_SHIFT, WKV, N_STATE };
+
+static const rwkvc_state_spec state[N_STATE] = {
+    [ATT_SHIFT] = {"att_shift", 1, {C_}, 0},
+    [FFN_SHIFT] = {"ffn_shift", 1, {C_}, 0},
+    [WKV] = {"wkv", 3, {H_, N_, N_}, 0}, /* [head, key channel, value channel] */
+};
+
+/* Training normalises y / 8 with 1e-5 (head_size_divisor 8): the same as y with 64e-5. */
+static float gn_eps(const rwkvc_config *config) {
+    (void)config;
+    return 64e-5f;
+}
+
+/* ------------------------------------------------------------------------------------ time mix */
+
+enum { R, K, V, W, A, VR, G, N_PATHS }; /* VR: the value residual, which shares x_v with V */
+
+typedef struct {
+    rwkvc_pass *pass;
+    uint32_t layer, width; /* width = attention width, a multiple of 16 */
+    float *path[N_PATHS];  /* [n_tokens, width] */
+    float *kk;
+    rwkvc_input y; /* gated output, input of att.output */
+} time_mix;
+
+static const float *vector(const time_mix *m, uint32_t spec) {
+    return (const float *)rwkvc_layer_tensor(m->pass->model, m->layer, spec)->data;
+}
+
+/* Item: one head of one segment. */
+static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
+    const time_mix *m = arg;
+    const rwkvc_pass *pass = m->pass;
+    const rwkvc_config *config = &pass->model->config;
+    (void)thread;
+    uint32_t n = config->size[N_], head = item % config->size[H_];
+    const rwkvc_segment *segment = &pass->segments[item / config->size[H_]];
+    uint64_t at = (uint64_t)segment->first * m->width + (uint64_t)head * n, channel = (uint64_t)head * n;
+    uint64_t offset = (uint64_t)m->layer * rwkvc_state_layer_floats(pass->model->arch, config) +
+                      2ull * config->size[C_] + (uint64_t)head * n * n;
+    rwkvc_wkv7 wkv = {
+        .tokens = segment->n, .head_size = n, .ld = m->width,
+        .r = m->path[R] + at, .w = m->path[W] + at, .k = m->path[K] + at, .v = m->path[V] + at,
+        .a = m->path[A] + at, .kk = m->kk + at, .v_mix = m->layer ? m->path[VR] + at : NULL,
+        .v_first = pass->v_first + at, .g = m->path[G] + at, .y = m->y.rows + at,
+        .w0 = vector(m, W0) + channel, .a0 = vector(m, A0) + channel,
+        .v0 = m->layer ? vector(m, V0) + channel : NULL,
+        .k_k = vector(m, K_K) + channel, .k_a = vector(m, K_A) + channel, .r_k = vector(m, R_K) + channel,
+        .ln_weight = vector(m, LN_X_WEIGHT) + channel, .ln_bias = vector(m, LN_X_BIAS) + channel,
+        .gn_eps = config->gn_eps,
+        .state_in = segment->state_in + offset, .state_out = segment->state_out + offset,
+        .state_step = segment->state_step,
+    };
+    pass->kernels->wkv7(&wkv);
+}
+
+static void y_ready(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    for (uint32_t t = first; t < last; t++) rwkvc_input_ready(pass, arg, t);
+}
+
+/* The low-rank pairs: hidden = f(x @ m1) in one region with r, k and v, then hidden @ m2 in the next. */
+static const struct {
+    uint8_t first, second, from, path, epilogue;
+} pairs[] = {
+    {W1, W2, 1, W, RWKVC_TANH},
+    {A1, A2, 4, A, RWKVC_STORE},
+    {G1, G2, 5, G, RWKVC_SIGMOID},
+    {V1, V2, 3, VR, RWKVC_STORE}, /* last: layer 0 leaves it out */
+};
+
+static bool project(time_mix *m, const rwkvc_shifted *shifted) {
+    rwkvc_pass *pass = m->pass;
+    uint32_t n_pairs = m->layer ? 4 : 3;
+    rwkvc_input hidden[4];
+    rwkvc_linear first[7], second[4];
+    static const struct { uint8_t weight, from, path; } main[] = {{RECEPTANCE, 0, R}, {KEY, 2, K}, {VALUE, 3, V}};
+    for (uint32_t i = 0; i < 3; i++)
+        first[i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, main[i].weight), &shifted[main[i].from].input,
+                                  m->path[main[i].path], m->width, RWKVC_STORE, NULL};
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        const rwkvc_tensor *m2 = rwkvc_layer_tensor(pass->model, m->layer, pairs[i].second);
+        hidden[i] = rwkvc_input_take(pass, m2, pass->n_tokens);
+        first[3 + i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, pairs[i].first), &shifted[pairs[i].from].input,
+                                      hidden[i].rows, hidden[i].ld, (rwkvc_epilogue)pairs[i].epilogue, NULL};
+        second[i] = (rwkvc_linear){m2, &hidden[i], m->path[pairs[i].path], m->width, RWKVC_STORE, NULL};
+    }
+    return rwkvc_linear_run(pass, first, 3 + n_pairs) && rwkvc_linear_run(pass, second, n_pairs);
+}
+
+static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
+    const rwkvc_model *model = pass->model;
+    time_mix m = {.pass = pass, .layer = layer, .width = model->config.size[A_]};
+    static const struct { uint8_t mix, weight; } blends[] = {
+        {X_R, RECEPTANCE}, {X_W, W1}, {X_K, KEY}, {X_V, VALUE}, {X_A, A1}, {X_G, G1}};
+    rwkvc_shifted shifted[6];
+    pass->scratch.used = 0;
+    for (uint32_t i = 0; i < 6; i++)
+        shifted[i] = (rwkvc_shifted){rwkvc_layer_tensor(model, layer, blends[i].mix),
+                                     rwkvc_input_take(pass, rwkvc_layer_tensor(model, layer, blends[i].weight), pass->n_tokens)};
+    for (uint32_t i = 0; i < N_PATHS; i++) m.path[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.width);
+    m.kk = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.width);
+    const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
+    m.y = rwkvc_input_take(pass, output, pass->n_tokens);
+
+    uint64_t layer_offset = layer * rwkvc_state_layer_floats(model->arch, &model->config);
+    if (!rwkvc_norm_and_shift(pass, layer_offset, rwkvc_layer_tensor(model, layer, LN1_WEIGHT),
+                              rwkvc_layer_tensor(model, layer, LN1_BIAS), shifted, 6))
+        return false;
+    if (!project(&m, shifted)) return false;
+    if (!rwkvc_parallel(pass->pool, pass->n_segments * model->config.size[H_], wkv_item, &m)) return false;
+    if (m.y.parts && !rwkvc_for_rows(pass, pass->n_tokens, y_ready, &m.y)) return false;
+    rwkvc_linear out = {output, &m.y, pass->x, model->config.size[C_], RWKVC_ADD, NULL};
+    return rwkvc_linear_run(pass, &out, 1);
+}
+
+/* --------------------------------------------------------------------------------------- layer */
+
+static bool layer(rwkvc_pass *pass, uint32_t layer) {
+    const rwkvc_model *model = pass->model;
+    uint64_t ffn_shift = layer * rwkvc_state_layer_floats(model->arch, &model->config) + model->config.size[C_];
+    return run_time_mix(pass, layer) &&
+           rwkvc_channel_mix(pass, ffn_shift, rwkvc_layer_tensor(model, layer, LN2_WEIGHT),
+                             rwkvc_layer_tensor(model, layer, LN2_BIAS), rwkvc_layer_tensor(model, layer, FFN_X_K),
+                             rwkvc_layer_tensor(model, layer, FFN_KEY), rwkvc_layer_tensor(model, layer, FFN_VALUE));
+}
+
+static uint64_t scratch_floats(const rwkvc_config *config) {
+    uint64_t embd = rwkvc_input_floats(config->size[C_], 1), att = config->size[A_];
+    uint64_t time = rwkvc_norm_and_shift_floats(config) + 6 * embd + (N_PATHS + 1) * (att + RWKVC_PANEL) +
+                    rwkvc_input_floats(att, 1);
+    for (uint32_t rank = RWKVC_SIZE_RANK_W; rank <= RWKVC_SIZE_RANK_G; rank++)
+        time += rwkvc_input_floats(config->size[rank], 1);
+    uint64_t channel = rwkvc_channel_mix_floats(config);
+    return time > channel ? time : channel;
+}
+
+const rwkvc_arch rwkvc_arch_rwkv7 = {
+    .version = RWKVC_RWKV7,
+    .name = "RWKV-7",
+    .specs = specs,
+    .n_specs = N_SPECS,
+    .state = state,
+    .n_state = N_STATE,
+    .ln_eps = 1e-5f,
+    .gn_eps = gn_eps,
+    .scratch_floats = scratch_floats,
+    .layer = layer,
+    .emb = EMB, .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS,
+    .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, .head = HEAD,
+};
