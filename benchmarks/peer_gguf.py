@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -23,6 +22,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rwkv_cpu.checkpoint import open_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 Q = gguf.GGMLQuantizationType
 MATRIX_TYPES = {"f16": Q.F16, "q8_0": Q.Q8_0, "q4_0": Q.Q4_0}

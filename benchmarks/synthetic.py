@@ -138,7 +138,7 @@ def tensors(shape: Shape, zeros: float = 0.87) -> Iterator[Tensor]:
     c, f, v, h, n = shape.n_embd, shape.ffn, shape.n_vocab, shape.n_head, shape.head_size
     std = c**-0.5
     bias = 0.5
-    # Of f + (p - f) * x_k with x_k uniform in 0..1, f and p independent of unit variance; the bias meets random keys too.
+    # Of f + (p - f) * x_k with x_k uniform in 0..1, f and p independent of unit variance, beside the bias.
     spread = (2 / 3 + bias**2) ** 0.5
     shift = channel_mix_shift(zeros)
     key_std = std

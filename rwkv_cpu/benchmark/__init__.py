@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast a model runs here, beside what this machine could do at best in the same minute."""
+
+from __future__ import annotations
+
+from rwkv_cpu.benchmark.report import as_json, as_text
+from rwkv_cpu.benchmark.runner import BenchmarkResult, Spread, run
+
+__all__ = ["BenchmarkResult", "Spread", "as_json", "as_text", "run"]

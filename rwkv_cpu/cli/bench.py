@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``rwkv-cpu bench``: speed and memory of a model on this machine."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from rwkv_cpu.cli._options import json_option, load_options, model_argument
+
+
+@click.command()
+@model_argument
+@click.option(
+    "--prompt", "-p", type=click.IntRange(1, 10_000_000), default=512, show_default=True, help="Tokens of the prompt."
+)
+@click.option(
+    "--tokens", "-n", type=click.IntRange(1, 1_000_000), default=64, show_default=True, help="Tokens to generate."
+)
+@click.option("--repeats", "-r", type=click.IntRange(1, 1000), default=5, show_default=True, help="Measure so often.")
+@load_options
+@json_option
+def command(
+    model: str,
+    prompt: int,
+    tokens: int,
+    repeats: int,
+    threads: int | None,
+    weight_format: str | None,
+    as_json: bool,
+) -> None:
+    """Measure load time, prefill, decode and memory, beside this machine's limits.
+
+    Nothing else should run meanwhile: every figure is the median of several passes.
+    """
+    from rwkv_cpu import benchmark
+
+    def progress(done: int, total: int) -> None:
+        if not as_json and sys.stderr is not None and sys.stderr.isatty():
+            click.echo(f"\rmeasuring {done}/{total}" if done < total else "\r\033[K", nl=False, err=True)
+
+    result = benchmark.run(
+        model,
+        prompt=prompt,
+        tokens=tokens,
+        repeats=repeats,
+        threads=threads,
+        format=weight_format,
+        on_progress=progress,
+    )
+    click.echo(benchmark.as_json(result) if as_json else benchmark.as_text(result))
