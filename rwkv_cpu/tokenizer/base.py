@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from rwkv_cpu.errors import TokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from rwkv_cpu.tokenizer.stream import DecodeStream
 
-__all__ = ["Tokenizer", "text_bytes"]
+__all__ = ["Tokenizer", "decode_each", "text_bytes"]
+
+_Piece = TypeVar("_Piece", str, bytes)
 
 
 class Tokenizer(Protocol):
@@ -76,7 +80,8 @@ def text_bytes(text: str | bytes) -> bytes:
     """*text* as the bytes to encode.
 
     A str may hold surrogates, which UTF-8 has no bytes for: undecodable bytes of an argument or a file name
-    ("surrogateescape") become those bytes again, pairs of surrogates (from JSON) the character they mean, others U+FFFD.
+    ("surrogateescape") become those bytes again, pairs of surrogates (from JSON) the character they mean, others
+    U+FFFD.
     """
     if isinstance(text, bytes):
         return text
@@ -88,3 +93,17 @@ def text_bytes(text: str | bytes) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode("utf-8")
+
+
+def decode_each(ids: Iterable[int], decode: Callable[[int], _Piece]) -> list[_Piece]:
+    """decode() of every id, in order.
+
+    Raises:
+        TokenError: from decode, with the id's position put in front.
+    """
+    pieces: list[_Piece] = []
+    try:
+        pieces.extend(map(decode, ids))
+    except TokenError as error:
+        raise TokenError(f"at position {len(pieces)}: {error}", hint=error.hint) from None
+    return pieces

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.errors import FormatError, TokenError, UnsupportedModelError
-from rwkv_cpu.tokenizer.base import text_bytes
+from rwkv_cpu.tokenizer.base import decode_each, text_bytes
 from rwkv_cpu.tokenizer.stream import DecodeStream
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class SentencePieceTokenizer:
             TokenError: an id outside the vocabulary; names its position.
         """
         stream = self.stream()
-        return "".join([self._at(position, stream.step, token) for position, token in enumerate(ids)]) + stream.flush()
+        return "".join(decode_each(ids, stream.step)) + stream.flush()
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of *ids*; a space that the normaliser put first is among them.
@@ -69,7 +69,7 @@ class SentencePieceTokenizer:
         Raises:
             TokenError: an id outside the vocabulary; names its position.
         """
-        return b"".join([self._at(position, self._piece, token) for position, token in enumerate(ids)])
+        return b"".join(decode_each(ids, self._piece))
 
     def stream(self, *, continuing: bool = False) -> DecodeStream:
         """A decoder that takes ids one at a time; *continuing*: a space at their start belongs to the text."""
@@ -91,8 +91,8 @@ class SentencePieceTokenizer:
         Models know no such character: it comes back as its four bytes, which then make room for the one.
         """
         text = data.decode("utf-8", "surrogateescape")
-        base = next((b for b in range(0x10F000, 0x100000, -0x100) if not re.search(f"[{chr(b)}-{chr(b + 0xFF)}]", text)), 0)
-        if self._byte_ids and base:
+        base = _unused_range(text) if self._byte_ids else None
+        if base is not None:
             marked, n_marks = _ESCAPED_BYTE.subn(lambda m: chr(base + ord(m[0]) - 0xDC00), text)
             ids, n_found = self._unmark(self._encode_text(marked), base)
             if n_found == n_marks:
@@ -144,13 +144,6 @@ class SentencePieceTokenizer:
             return bytes([int(piece[3:5], 16)])
         return piece.replace(_SPACE, " ").encode("utf-8")
 
-    @staticmethod
-    def _at(position: int, decode: Any, token: int) -> Any:
-        try:
-            return decode(token)
-        except TokenError as error:
-            raise TokenError(f"token {position} of the list: {error}", hint=error.hint) from None
-
     def _find_byte_ids(self) -> list[int]:
         """Ids of the byte pieces, by byte; [] if the model lacks any."""
         sp = self._processor
@@ -164,6 +157,12 @@ class SentencePieceTokenizer:
             if sp.id_to_piece(token).startswith(_SPACE) and not (sp.is_control(token) or sp.is_unknown(token)):
                 return not sp.decode([token]).startswith(" ")
         return False
+
+
+def _unused_range(text: str) -> int | None:
+    """The first of 256 private-use characters that do not occur in *text*."""
+    used = {ord(character) >> 8 for character in set(text)}
+    return next((row << 8 for row in range(0x10F0, 0x1000, -1) if row not in used), None)
 
 
 def _load(model: bytes) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rwkv_cpu import engine
 from rwkv_cpu.errors import TokenError
-from rwkv_cpu.tokenizer.base import text_bytes
+from rwkv_cpu.tokenizer.base import decode_each, text_bytes
 from rwkv_cpu.tokenizer.stream import DecodeStream
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class WorldTokenizer:
         self._vocabulary = bytes(vocabulary)
         ffi, lib = engine.ffi, engine.lib
         made = ffi.new("rwkvc_world **")
-        engine.check(lib.rwkvc_world_create(ffi.from_buffer("uint8_t[]", self._vocabulary), len(self._vocabulary), made))
+        text = ffi.from_buffer("uint8_t[]", self._vocabulary)
+        engine.check(lib.rwkvc_world_create(text, len(self._vocabulary), made))
         self._handle: Any = ffi.gc(made[0], lib.rwkvc_world_destroy)
         self.n_vocab: int = lib.rwkvc_world_vocab(self._handle)
         self._pieces: dict[int, bytes] = {}
@@ -80,13 +81,7 @@ class WorldTokenizer:
         Raises:
             TokenError: an unused id; names its position.
         """
-        pieces = []
-        for position, token in enumerate(ids):
-            try:
-                pieces.append(self._piece(token))
-            except TokenError as error:
-                raise TokenError(f"token {position} of the list: {error}", hint=error.hint) from None
-        return b"".join(pieces)
+        return b"".join(decode_each(ids, self._piece))
 
     def stream(self, *, continuing: bool = False) -> DecodeStream:
         """A decoder that takes ids one at a time; *continuing* makes no difference here."""
@@ -108,4 +103,3 @@ class WorldTokenizer:
             engine.check(engine.lib.rwkvc_world_bytes(self._handle, token, data, size_bytes))
             piece = self._pieces[token] = bytes(ffi.buffer(data[0], size_bytes[0]))
         return piece
-
