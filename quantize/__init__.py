@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a trained checkpoint to a compact .rwkv file. Installed as rwkv_cpu.quantize."""
+
+from __future__ import annotations
+
+from rwkv_cpu.quantize.pipeline import quantize
+from rwkv_cpu.quantize.report import Report
+
+__all__ = ["Report", "quantize"]

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a conversion did, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of quantize().
+
+    Attributes:
+        source: the checkpoint.
+        target: the file that was written.
+        format: what was asked for: "q8", "f16", "f32".
+        architecture: "RWKV-7".
+        tokenizer: "world", "sentencepiece" or "none".
+        parameters: weights in the model.
+        source_bytes: size of the checkpoint.
+        target_bytes: size of the file, tokenizer included.
+        bits_per_weight: of the matrices: 8 × packed bytes / weights.
+        file_bits_per_weight: 8 × target_bytes / parameters.
+        formats: how many tensors are stored in which format.
+        seconds: from start to the file on the disk.
+    """
+
+    source: Path
+    target: Path
+    format: str
+    architecture: str
+    tokenizer: str
+    parameters: int
+    source_bytes: int
+    target_bytes: int
+    bits_per_weight: float
+    file_bits_per_weight: float
+    formats: dict[str, int]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the paths as text."""
+        return asdict(self) | {"source": str(self.source), "target": str(self.target)}
