@@ -17,13 +17,14 @@ SOURCES = {"rwkv_cpu": CHECKOUT / "rwkv_cpu", "rwkv_cpu.quantize": CHECKOUT / "q
 # A unit may import units of lower layers, and its own. cli → chat → generation → model → engine.
 LAYERS = [
     {"errors", "_version"},
-    {"config", "cancel", "memory"},
-    {"engine", "modelfile", "checkpoint"},
+    {"config", "memory"},
+    {"engine", "checkpoint"},
+    {"cancel", "modelfile"},
     {"tokenizer", "state"},
     {"model"},
     {"generation", "quantize"},
-    {"loading", "chat", "describe"},
-    {"benchmark"},
+    {"loading", "chat"},
+    {"describe", "benchmark"},
     {"terminal", "cli"},
     {"__main__"},
 ]
@@ -83,9 +84,7 @@ def imports() -> list[Import]:
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             elif node.level:
-                package = (
-                    module.split(".")[: -node.level] if path.name != "__init__.py" else module.split(".")[: -node.level]
-                )
+                package = module.split(".")[: -node.level]  # a package's own module ends in __init__
                 base = ".".join([*package, *([node.module] if node.module else [])])
                 targets = [base] if node.module else [f"{base}.{alias.name}" for alias in node.names]
             elif node.module == "rwkv_cpu":
