@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stopping work from anywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .engine import ffi
+
+__all__ = ["CancelToken"]
+
+
+class CancelToken:
+    """Stops whatever was given it: loading, prefill, decoding, quantising.
+
+    ``cancel()`` may be called from any thread and from a signal handler; the engine polls the flag inside its
+    matrix products, so that work ends within milliseconds. A token stays cancelled: use a new one for new work.
+    """
+
+    def __init__(self) -> None:
+        self._flag: Any = ffi.new("int32_t *", 0)
+
+    def cancel(self) -> None:
+        """Ask the work to stop."""
+        self._flag[0] = 1
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether cancel() was called."""
+        return bool(self._flag[0])
+
+    @property
+    def pointer(self) -> Any:
+        """The flag as the engine's ``const int32_t *``; keep the token while it is in use."""
+        return self._flag
+
+    def __repr__(self) -> str:
+        return f"CancelToken(cancelled={self.cancelled})"

@@ -1,0 +1,583 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The boundary to the C engine: statuses become exceptions, arrays become pointers, here and nowhere else.
+
+src/rwkv_cpu.h documents what the functions do; names here are the same without their prefix.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import _cffi_backend  # noqa: F401  the extension loads it at run time; named here, freezers find it
+import numpy as np
+
+from . import errors
+from ._engine import ffi, lib
+from .config import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FORMAT_BYTES",
+    "FORMAT_F16",
+    "FORMAT_F32",
+    "FORMAT_Q8",
+    "KIND_BYTES",
+    "KIND_EMBEDDING",
+    "KIND_HEAD",
+    "KIND_LOW_RANK",
+    "KIND_MATRIX",
+    "KIND_VALUE",
+    "KIND_VECTOR",
+    "Config",
+    "Context",
+    "IsaInfo",
+    "OpenModel",
+    "SequenceRun",
+    "StatePart",
+    "TensorInfo",
+    "abi_version",
+    "check",
+    "default_isa",
+    "default_threads",
+    "detect_config",
+    "ffi",
+    "format_by_name",
+    "format_for",
+    "format_name",
+    "isas",
+    "layout",
+    "lib",
+    "pack",
+    "packed_panels",
+    "plan",
+    "table_bytes",
+    "unpack",
+    "version",
+    "write_table",
+]
+
+KIND_VECTOR: int = lib.RWKVC_KIND_VECTOR
+KIND_MATRIX: int = lib.RWKVC_KIND_MATRIX
+KIND_LOW_RANK: int = lib.RWKVC_KIND_LOW_RANK
+KIND_VALUE: int = lib.RWKVC_KIND_VALUE
+KIND_EMBEDDING: int = lib.RWKVC_KIND_EMBEDDING
+KIND_HEAD: int = lib.RWKVC_KIND_HEAD
+KIND_BYTES: int = lib.RWKVC_KIND_BYTES
+FORMAT_F32: int = lib.RWKVC_FORMAT_F32
+FORMAT_F16: int = lib.RWKVC_FORMAT_F16
+FORMAT_Q8: int = lib.RWKVC_FORMAT_Q8
+FORMAT_BYTES: int = lib.RWKVC_FORMAT_BYTES
+
+_NO_LAYER = 0xFFFFFFFF
+_DTYPES = {"f32": (lib.RWKVC_DTYPE_F32, 4), "f16": (lib.RWKVC_DTYPE_F16, 2), "bf16": (lib.RWKVC_DTYPE_BF16, 2)}
+_LOGITS = {"none": lib.RWKVC_LOGITS_NONE, "last": lib.RWKVC_LOGITS_LAST, "all": lib.RWKVC_LOGITS_ALL}
+
+_ERRORS: dict[int, tuple[type[errors.RwkvError], str]] = {
+    lib.RWKVC_E_ARGUMENT: (errors.ArgumentError, ""),
+    lib.RWKVC_E_FORMAT: (errors.FormatError, "Make or download the file again."),
+    lib.RWKVC_E_UNSUPPORTED: (errors.UnsupportedModelError, ""),
+    lib.RWKVC_E_SHAPE: (errors.ShapeError, "The checkpoint is incomplete or damaged, or not an RWKV model."),
+    lib.RWKVC_E_TOKEN: (errors.TokenError, "Encode text with the model's own tokenizer."),
+    lib.RWKVC_E_STATE: (errors.StateError, ""),
+    lib.RWKVC_E_NONFINITE: (errors.NonFiniteError, "The checkpoint is damaged or was saved after training diverged."),
+    lib.RWKVC_E_NOMEM: (errors.OutOfMemory, "Close other programs, or use a smaller model or format."),
+    lib.RWKVC_E_CANCELLED: (errors.Cancelled, ""),
+    lib.RWKVC_E_FORKED: (errors.ForkedError, "Load the model in the child process."),
+}
+
+
+def check(status: int, where: str = "") -> None:
+    """Raise the error that *status* stands for, with the engine's text; *where* names a file."""
+    if status == lib.RWKVC_OK:
+        return
+    text = ffi.string(lib.rwkvc_last_error()).decode("utf-8", "replace")
+    kind, hint = _ERRORS[status]
+    raise kind(f"{where}: {text}" if where else text, hint=hint)
+
+
+def version() -> str:
+    """The package version that the extension was built from."""
+    return str(ffi.string(lib.rwkvc_version()).decode())
+
+
+def abi_version() -> int:
+    """The C interface's version."""
+    return int(lib.rwkvc_abi_version())
+
+
+# ------------------------------------------------------------------------------------------------ hardware
+
+
+@dataclass(frozen=True)
+class IsaInfo:
+    """An instruction set that the engine was compiled for."""
+
+    name: str
+    usable: bool
+    needs: str
+
+
+def isas() -> list[IsaInfo]:
+    """Instruction sets compiled in, best first."""
+    found = []
+    while (name := lib.rwkvc_isa_name(len(found))) != ffi.NULL:
+        needs = ffi.string(lib.rwkvc_isa_needs(name)).decode()
+        found.append(IsaInfo(ffi.string(name).decode(), bool(lib.rwkvc_isa_usable(name)), needs))
+    return found
+
+
+def default_isa() -> str:
+    """The instruction set that is used when none is asked for (RWKV_CPU_ISA, else the best)."""
+    name = ffi.new("const char **")
+    check(lib.rwkvc_isa_default(name))
+    return str(ffi.string(name[0]).decode())
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use."""
+    return int(lib.rwkvc_default_threads())
+
+
+# ------------------------------------------------------------------------------------- versions and formats
+
+
+class Config:
+    """An ``rwkvc_config``: version and sizes, opaque to everything but the engine."""
+
+    def __init__(self) -> None:
+        self.raw: Any = ffi.new("rwkvc_config *")
+
+    def public(self) -> ModelConfig:
+        """The same for people."""
+        raw, size = self.raw, self.raw.size
+        ranks = {letter: size[getattr(lib, f"RWKVC_SIZE_RANK_{letter.upper()}")] for letter in "wavg"}
+        return ModelConfig(
+            version=f"{raw.version >> 8}.{raw.version & 0xFF}",
+            name=ffi.string(lib.rwkvc_version_name(raw.version)).decode(),
+            n_layer=raw.n_layer,
+            n_embd=size[lib.RWKVC_SIZE_EMBD],
+            n_vocab=size[lib.RWKVC_SIZE_VOCAB],
+            n_ffn=size[lib.RWKVC_SIZE_FFN],
+            n_head=size[lib.RWKVC_SIZE_HEADS],
+            head_size=size[lib.RWKVC_SIZE_HEAD],
+            ln_eps=raw.ln_eps,
+            gn_eps=raw.gn_eps,
+            ranks={letter: rank for letter, rank in ranks.items() if rank},
+        )
+
+
+@dataclass
+class TensorInfo:
+    """One tensor of a version or of a model file; fields as in ``rwkvc_tensor_info``.
+
+    shape: as in the checkpoint, without singleton dimensions; rows, cols: as stored, [out, in].
+    layer: None outside the layers. offset: from the start of the file's data section.
+    """
+
+    name: str
+    kind: int
+    format: int
+    layer: int | None
+    shape: tuple[int, ...]
+    transposed: bool
+    rows: int
+    cols: int
+    offset: int = 0
+    size_bytes: int = 0
+    crc32: int = 0
+
+    def raw(self) -> Any:
+        """As the C struct."""
+        info = ffi.new("rwkvc_tensor_info *")
+        name = self.name.encode()
+        if len(name) >= lib.RWKVC_MAX_NAME:
+            raise errors.ArgumentError(f"the tensor name {self.name!r} is too long")
+        info.name = name
+        info.kind, info.format, info.transposed = self.kind, self.format, self.transposed
+        info.layer = _NO_LAYER if self.layer is None else self.layer
+        info.n_dims = len(self.shape)
+        info.shape[0 : len(self.shape)] = self.shape
+        info.rows, info.cols = self.rows, self.cols
+        info.offset, info.size_bytes, info.crc32 = self.offset, self.size_bytes, self.crc32
+        return info
+
+    @classmethod
+    def from_raw(cls, info: Any) -> TensorInfo:
+        """From the C struct."""
+        return cls(
+            name=ffi.string(info.name).decode("utf-8", "replace"),
+            kind=info.kind,
+            format=info.format,
+            layer=None if info.layer == _NO_LAYER else info.layer,
+            shape=tuple(info.shape[0 : info.n_dims]),
+            transposed=bool(info.transposed),
+            rows=info.rows,
+            cols=info.cols,
+            offset=info.offset,
+            size_bytes=info.size_bytes,
+            crc32=info.crc32,
+        )
+
+    @classmethod
+    def of_bytes(cls, name: str, length: int) -> TensorInfo:
+        """A tensor of *length* bytes: a tokenizer, a template."""
+        return cls(name, KIND_BYTES, FORMAT_BYTES, None, (length,), False, 1, length)
+
+    def with_format(self, format: int) -> TensorInfo:
+        """The same tensor, to be stored in another format."""
+        return replace(self, format=format)
+
+
+def detect_config(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> Config:
+    """Recognise version and sizes from names and shapes.
+
+    Raises: UnsupportedModelError, ShapeError (naming tensor and shapes).
+    """
+    listed = list(tensors)
+    raw = ffi.new("rwkvc_named_shape[]", len(listed))
+    keep = []
+    for entry, (name, shape) in zip(raw, listed, strict=True):
+        text = ffi.new("char[]", name.encode("utf-8", "replace"))
+        keep.append(text)
+        entry.name = text
+        entry.n_dims = min(len(shape), lib.RWKVC_MAX_DIMS)
+        entry.shape[0 : entry.n_dims] = shape[: entry.n_dims]
+    config = Config()
+    check(lib.rwkvc_config_detect(raw, len(listed), config.raw))
+    return config
+
+
+def plan(config: Config) -> list[TensorInfo]:
+    """The tensors that a model of these sizes consists of, in the file's order, in format f32."""
+    found, info = [], ffi.new("rwkvc_tensor_info *")
+    for i in range(lib.rwkvc_config_tensors(config.raw)):
+        check(lib.rwkvc_config_tensor(config.raw, i, info))
+        found.append(TensorInfo.from_raw(info))
+    return found
+
+
+def format_by_name(name: str) -> int:
+    """ "q8" → FORMAT_Q8. Raises ArgumentError."""
+    format = int(lib.rwkvc_format_by_name(name.encode()))
+    if format < 0:
+        raise errors.ArgumentError(f"unknown weight format {name!r}", hint="Formats are q8, f16 and f32.")
+    return format
+
+
+def format_name(format: int) -> str:
+    """FORMAT_Q8 → "q8"."""
+    name = lib.rwkvc_format_name(format)
+    if name == ffi.NULL:
+        raise errors.ArgumentError(f"unknown weight format {format}")
+    return str(ffi.string(name).decode())
+
+
+def format_for(preset: int, kind: int) -> int:
+    """The format in which a file of format *preset* stores tensors of *kind*."""
+    return int(lib.rwkvc_format_for(preset, kind))
+
+
+# --------------------------------------------------------------------------------------- making model files
+
+
+def packed_panels(info: TensorInfo) -> int:
+    """Units of work that packing this tensor consists of."""
+    return int(lib.rwkvc_packed_panels(info.kind, info.format, info.rows, info.cols))
+
+
+def packed_bytes(info: TensorInfo) -> int:
+    """Its size when packed, padding included; 0 if the format cannot hold it."""
+    return int(lib.rwkvc_packed_bytes(info.kind, info.format, info.rows, info.cols))
+
+
+def pack(
+    info: TensorInfo,
+    source: NDArray[Any],
+    dtype: Literal["f32", "f16", "bf16"],
+    first: int,
+    last: int,
+    dst: Any,
+) -> None:
+    """Pack panels *first*..*last* - 1 of *source* into *dst*; ranges may run in several threads at once.
+
+    Args: source: the tensor as the checkpoint has it (any strides; bf16 as uint16), its elements in the order of
+        info.shape. dst: writable buffer of the whole packed tensor, zeroed, 64-byte aligned.
+    Raises: NonFiniteError naming row and column.
+    """
+    code, item = _DTYPES[dtype]
+    if source.dtype.itemsize != item or source.size != info.rows * info.cols:
+        raise errors.ShapeError(f"{info.name}: {source.dtype}{list(source.shape)} is not {dtype}{list(info.shape)}")
+    if info.kind == KIND_VECTOR:
+        matrix = source.reshape(1, -1)
+    else:
+        matrix = source.reshape(info.shape)
+        if info.transposed:
+            matrix = matrix.T
+    raw = ffi.new("rwkvc_source *")
+    raw.dtype = code
+    raw.row_stride, raw.col_stride = (stride // item for stride in matrix.strides)
+    raw.data = ffi.cast("void *", matrix.ctypes.data)
+    target = ffi.from_buffer("uint8_t[]", dst, require_writable=True)
+    if len(target) < packed_bytes(info) or int(ffi.cast("uintptr_t", target)) % 64:
+        raise errors.ArgumentError(f"{info.name}: the packed tensor needs {packed_bytes(info)} aligned bytes")
+    check(lib.rwkvc_pack(info.raw(), raw, first, last, target))
+
+
+def unpack(info: TensorInfo, packed: Any, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+    """The stored values of rows *first*..*last* - 1: f32 [rows, cols]."""
+    last = info.rows if last is None else last
+    source = ffi.from_buffer("uint8_t[]", packed)
+    if len(source) < packed_bytes(info) or not 0 <= first <= last <= info.rows:
+        raise errors.ArgumentError(f"{info.name}: too few bytes, or rows {first} to {last} of {info.rows}")
+    values: NDArray[np.float32] = np.empty((last - first, info.cols), np.float32)
+    if values.size:
+        check(lib.rwkvc_unpack(info.raw(), source, first, last, ffi.from_buffer("float[]", values)))
+    return values
+
+
+def table_bytes(n: int) -> int:
+    """Size of the binary table of a file with *n* tensors."""
+    return int(lib.rwkvc_table_bytes(n))
+
+
+def _raw_infos(infos: Sequence[TensorInfo]) -> Any:
+    raw = ffi.new("rwkvc_tensor_info[]", len(infos))
+    for entry, info in zip(raw, infos, strict=True):
+        ffi.memmove(ffi.addressof(entry), info.raw(), ffi.sizeof("rwkvc_tensor_info"))
+    return raw
+
+
+def layout(config: Config, infos: Sequence[TensorInfo]) -> int:
+    """Fill in every tensor's offset and size_bytes; returns the size of the data section."""
+    raw, total = _raw_infos(infos), ffi.new("uint64_t *")
+    check(lib.rwkvc_table_layout(config.raw, raw, len(infos), total))
+    for entry, info in zip(raw, infos, strict=True):
+        info.offset, info.size_bytes = entry.offset, entry.size_bytes
+    return int(total[0])
+
+
+def write_table(config: Config, infos: Sequence[TensorInfo]) -> bytes:
+    """The binary table of a laid out file."""
+    out = ffi.new("uint8_t[]", table_bytes(len(infos)))
+    check(lib.rwkvc_table_write(config.raw, _raw_infos(infos), len(infos), out))
+    return bytes(ffi.buffer(out))
+
+
+# ------------------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class StatePart:
+    """One part of every layer's state: ``shape`` floats at ``offset + layer * layer_stride``."""
+
+    name: str
+    offset: int
+    layer_stride: int
+    shape: tuple[int, ...]
+
+
+class OpenModel:
+    """An ``rwkvc_model`` bound to the bytes of a .rwkv file.
+
+    Args: buffer: the whole file, 64-byte aligned; kept alive until close(). where: its name, for errors.
+    Raises: FormatError, UnsupportedModelError, ShapeError, OutOfMemory.
+    """
+
+    def __init__(self, buffer: Any, where: str = "") -> None:
+        self._owner = ffi.from_buffer("uint8_t[]", buffer)
+        handle = ffi.new("rwkvc_model **")
+        check(lib.rwkvc_model_open(self._owner, len(self._owner), handle), where)
+        self.raw: Any = handle[0]
+        self.config = Config()
+        lib.rwkvc_model_config(self.raw, self.config.raw)
+        self.state_floats = int(lib.rwkvc_state_floats(self.raw))
+        self.token_bytes = int(lib.rwkvc_model_token_bytes(self.raw))
+
+    def tensors(self) -> list[TensorInfo]:
+        """Every tensor of the file."""
+        found, info = [], ffi.new("rwkvc_tensor_info *")
+        for i in range(lib.rwkvc_model_tensors(self.raw)):
+            check(lib.rwkvc_model_tensor(self.raw, i, info))
+            found.append(TensorInfo.from_raw(info))
+        return found
+
+    def bytes_of(self, name: str) -> memoryview | None:
+        """A tensor's bytes in the mapping, None if there is no such tensor. Not to be kept past close()."""
+        size = ffi.new("uint64_t *")
+        data = lib.rwkvc_model_bytes(self.raw, name.encode(), size)
+        if data == ffi.NULL:
+            return None
+        return memoryview(ffi.buffer(data, size[0])).toreadonly()
+
+    def state_parts(self) -> list[StatePart]:
+        """The layout of a state."""
+        found: list[StatePart] = []
+        part = ffi.new("rwkvc_state_part *")
+        while lib.rwkvc_state_part_info(self.raw, len(found), part) == lib.RWKVC_OK:
+            shape = tuple(part.shape[0 : part.n_dims])
+            found.append(StatePart(ffi.string(part.name).decode(), part.offset, part.layer_stride, shape))
+        return found
+
+    def init_state(self, state: NDArray[np.float32]) -> None:
+        """Write the state before the first token."""
+        lib.rwkvc_state_init(self.raw, ffi.from_buffer("float[]", state, require_writable=True))
+
+    def close(self) -> None:
+        """Free the handle and let go of the bytes."""
+        if self.raw is not None:
+            lib.rwkvc_model_close(self.raw)
+            self.raw = None
+            ffi.release(self._owner)
+
+
+@dataclass
+class SequenceRun:
+    """One sequence of a forward call; see ``rwkvc_sequence``.
+
+    state_in, state_out: f32 [state_floats] (state_in None: before the first token; state_out [T, state_floats] with
+    every_state). n_done is written by the call.
+    """
+
+    tokens: NDArray[np.uint32]
+    state_in: NDArray[np.float32] | None
+    state_out: NDArray[np.float32]
+    logits: Literal["none", "last", "all"] = "last"
+    every_state: bool = False
+    n_done: int = 0
+
+
+_progress_callbacks: dict[int, Callable[[int, int], None]] = {}
+_progress_lock = threading.Lock()
+
+
+@ffi.def_extern(name="rwkvc_py_progress")  # type: ignore[untyped-decorator]
+def _progress(user: Any, done: int, total: int) -> None:
+    _progress_callbacks[int(ffi.cast("uintptr_t", user))](done, total)
+
+
+class Context:
+    """An ``rwkvc_context``: threads, scratch memory, instruction set. One call at a time."""
+
+    def __init__(self, threads: int | None = None, isa: str | None = None, chunk: int | None = None) -> None:
+        options = ffi.new("rwkvc_context_options *")
+        lib.rwkvc_context_defaults(options)
+        for name, value in (("threads", threads), ("chunk", chunk)):
+            if value is not None and not 1 <= value <= 65536:
+                raise errors.ArgumentError(f"{name} is {value}: it must be at least 1, and not absurdly large")
+        options.threads, options.chunk = threads or 0, chunk or 0
+        name = ffi.new("char[]", isa.encode()) if isa else ffi.NULL
+        options.isa = name
+        handle = ffi.new("rwkvc_context **")
+        check(lib.rwkvc_context_create(options, handle))
+        self.raw: Any = handle[0]
+
+    @property
+    def isa(self) -> str:
+        return str(ffi.string(lib.rwkvc_context_isa(self.raw)).decode())
+
+    @property
+    def threads(self) -> int:
+        return int(lib.rwkvc_context_threads(self.raw))
+
+    @property
+    def scratch_bytes(self) -> int:
+        return int(lib.rwkvc_context_bytes(self.raw))
+
+    def forward(
+        self,
+        model: OpenModel,
+        runs: Sequence[SequenceRun],
+        *,
+        cancel: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Advance every sequence by its tokens in one call; returns logits f32 [rows wanted, n_vocab].
+
+        cancel: an ``int32_t *`` (CancelToken.pointer). progress(done, total) between chunks, on this thread; an
+        exception in it ends the call after the chunk and is raised here.
+        Raises: TokenError, NonFiniteError, OutOfMemory, ForkedError, Cancelled; runs[i].n_done says how far each got.
+        """
+        raw = ffi.new("rwkvc_sequence[]", len(runs))
+        keep = []
+        rows = 0
+        for entry, run in zip(raw, runs, strict=True):
+            tokens = ffi.from_buffer("uint32_t[]", _checked(run.tokens, np.uint32))
+            state_out = ffi.from_buffer("float[]", _checked(run.state_out, np.float32), require_writable=True)
+            need = model.state_floats * (len(run.tokens) if run.every_state else 1)
+            if len(state_out) != need or (run.state_in is not None and run.state_in.size != model.state_floats):
+                raise errors.StateError(f"a state of {len(state_out)} numbers, this model's have {need}")
+            entry.tokens, entry.n_tokens, entry.state_out = tokens, len(run.tokens), state_out
+            if run.state_in is not None:
+                entry.state_in = ffi.from_buffer("float[]", _checked(run.state_in, np.float32))
+            entry.logits, entry.every_state = _LOGITS[run.logits], run.every_state
+            keep.append((tokens, state_out, entry.state_in))
+            rows += {"none": 0, "last": 1, "all": len(run.tokens)}[run.logits]
+        n_vocab = model.config.raw.size[lib.RWKVC_SIZE_VOCAB]
+        logits: NDArray[np.float32] = np.empty((rows, n_vocab), np.float32)
+        options = ffi.new("rwkvc_forward_options *")
+        options.struct_size = ffi.sizeof("rwkvc_forward_options")
+        flag = cancel if cancel is not None else ffi.new("int32_t *", 0)
+        options.cancel = flag
+        failure: list[BaseException] = []
+        if progress is not None:
+            _listen(options, flag, progress, failure)
+        out = ffi.from_buffer("float[]", logits, require_writable=True) if rows else ffi.NULL
+        try:
+            status = lib.rwkvc_forward(self.raw, model.raw, raw, len(runs), out, options)
+        finally:
+            with _progress_lock:
+                _progress_callbacks.pop(id(options), None)
+        for entry, run in zip(raw, runs, strict=True):
+            run.n_done = entry.n_done
+        if failure:
+            raise failure[0]
+        check(status)
+        return logits
+
+    def measure_read(self, size_bytes: int = 1 << 30) -> float:
+        """Bytes per second of a sequential read over that much memory."""
+        rate = ffi.new("double *")
+        check(lib.rwkvc_measure_read(self.raw, size_bytes, rate))
+        return float(rate[0])
+
+    def measure_int8(self) -> float:
+        """int8 operations (2 per multiply-add) per second with operands in registers."""
+        rate = ffi.new("double *")
+        check(lib.rwkvc_measure_int8(self.raw, rate))
+        return float(rate[0])
+
+    def close(self) -> None:
+        """End the threads and free the scratch memory."""
+        if self.raw is not None:
+            lib.rwkvc_context_destroy(self.raw)
+            self.raw = None
+
+
+def _listen(options: Any, flag: Any, progress: Callable[[int, int], None], failure: list[BaseException]) -> None:
+    """Route the engine's progress to *progress*; its exception stops the call through the cancel flag."""
+
+    def report(done: int, total: int) -> None:
+        if failure:
+            return
+        try:
+            progress(done, total)
+        except BaseException as error:
+            failure.append(error)
+            flag[0] = 1
+
+    key = id(options)
+    with _progress_lock:
+        _progress_callbacks[key] = report
+    options.progress, options.user = lib.rwkvc_py_progress, ffi.cast("void *", key)
+
+
+def _checked(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    if array.dtype != dtype or not array.flags.c_contiguous:
+        raise errors.ArgumentError(f"expected contiguous {np.dtype(dtype)}, got {array.dtype}")
+    return array

@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model: opened, run, closed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+
+from . import engine
+from .errors import ArgumentError, Cancelled, ModelClosedError, StateError, TokenError
+from .modelfile import TABLE, ModelFile
+from .state import State, StateLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from .cancel import CancelToken
+    from .chat.conversation import Chat
+    from .config import ModelConfig
+    from .generation.loop import Reply
+    from .generation.sampling import SamplingParams
+    from .tokenizer.base import Tokenizer
+
+__all__ = ["Model"]
+
+Tokens = "Sequence[int] | NDArray[np.integer[Any]]"
+Progress = "Callable[[int, int], None]"
+LogitsChoice = Literal["last", "all", "none"]
+
+_open_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+class Model:
+    """An open model. Threads may share it: calls wait for each other.
+
+    ``Model.load("demo")`` opens the bundled model, a .rwkv file or a checkpoint. Weights are mapped, not read: several
+    processes share them. Use it as a context manager, or close() it.
+
+    Attributes:
+        path: the .rwkv file that is open. metadata: what the file says about its origin.
+        config: sizes. tokenizer: None if the file has none. chat_template: bytes of the file's template, or None.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, isa: str | None = None) -> None:
+        """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
+        self._lock = threading.RLock()
+        self._threads, self._isa = threads, isa
+        self._context: engine.Context | None = engine.Context(threads, isa)
+        self._file: ModelFile | None = ModelFile(path)
+        try:
+            self._engine = engine.OpenModel(self._file.buffer, str(self._file.path))
+        except BaseException:
+            self._file.close()
+            raise
+        self._bind(self._file)
+        _open_models.add(self)
+
+    def _bind(self, file: ModelFile) -> None:
+        self.path: Path = file.path
+        self.metadata: Mapping[str, str] = file.metadata
+        self.config: ModelConfig = self._engine.config.public()
+        table = file.info.data_offset
+        size = file.tensors[TABLE].size_bytes
+        fingerprint = hashlib.sha256(memoryview(file.buffer)[table : table + size]).hexdigest()[:32]
+        parts = tuple(self._engine.state_parts())
+        self._layout = StateLayout(self._engine.state_floats, self.config.n_layer, parts, fingerprint)
+        template = self._engine.bytes_of("chat_template")
+        self.chat_template: bytes | None = None if template is None else bytes(template)
+        self._tokenizer: Tokenizer | None = None
+        self._tokenizer_kind = next(
+            (kind for kind in ("world", "sentencepiece") if self._engine.bytes_of(f"tokenizer.{kind}") is not None),
+            None,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | os.PathLike[str] = "demo",
+        *,
+        format: str | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Model:
+        """Open "demo", a .rwkv file, or a checkpoint, which is converted first, into the user's cache.
+
+        Args:
+            format: of a converted checkpoint: "q8" (the default), "f16" or "f32" (exact).
+            threads: None: one per physical core that this process may use.
+            isa: None: the best, or what RWKV_CPU_ISA says.
+            on_progress: called with (bytes done, bytes in all) while converting. cancel: stops that.
+
+        Raises: ModelNotFoundError, FormatError, UnsupportedModelError, ShapeError, NonFiniteError, OutOfMemory, Cancelled.
+        """
+        from .loading import resolve
+
+        return cls(
+            resolve(name_or_path, format=format, on_progress=on_progress, cancel=cancel), threads=threads, isa=isa
+        )
+
+    # ------------------------------------------------------------------------------------- about it
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The file's tokenizer. Raises ArgumentError if it has none (a model for token ids only)."""
+        with self._lock:
+            if self._tokenizer is None:
+                if self._tokenizer_kind is None:
+                    raise ArgumentError(
+                        f"{self.path}: this model file has no tokenizer",
+                        hint="Convert the checkpoint with --tokenizer FILE, or work with token ids.",
+                    )
+                from .tokenizer import from_bytes
+
+                data = self._opened().bytes_of(f"tokenizer.{self._tokenizer_kind}")
+                assert data is not None
+                self._tokenizer = from_bytes(self._tokenizer_kind, bytes(data))
+            return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the file has a tokenizer."""
+        return self._tokenizer_kind is not None
+
+    @property
+    def n_vocab(self) -> int:
+        """Size of the vocabulary: token ids are 0..n_vocab - 1."""
+        return self.config.n_vocab
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return self._running().isa
+
+    @property
+    def threads(self) -> int:
+        """Threads in use; may be set between calls (None: the default)."""
+        return self._running().threads
+
+    @threads.setter
+    def threads(self, threads: int | None) -> None:
+        with self._lock:
+            self._opened()
+            fresh = engine.Context(threads, self._isa)
+            if self._context is not None:
+                self._context.close()
+            self._context, self._threads = fresh, threads
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the mapped file."""
+        return self._mapped().info.size_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of weights that one decoded token reads when no zero is skipped."""
+        return self._opened().token_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of a state, whatever the length of the text."""
+        return self._layout.floats * 4
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Working memory held now; bounded by the chunk, not by the prompt."""
+        return self._running().scratch_bytes
+
+    def tensors(self) -> list[engine.TensorInfo]:
+        """Every tensor of the file."""
+        return self._opened().tensors()
+
+    @property
+    def context(self) -> engine.Context:
+        """The engine's context, for measurements."""
+        return self._running()
+
+    # ------------------------------------------------------------------------------------- running
+
+    def new_state(self) -> State:
+        """The state before the first token."""
+        data: NDArray[np.float32] = np.empty(self._layout.floats, np.float32)
+        self._opened().init_state(data)
+        return State(self._layout, data)
+
+    def load_state(self, path: str | os.PathLike[str]) -> State:
+        """A state that State.save wrote.
+
+        Raises: FormatError: no state file. StateError: of another model, or damaged. RwkvError: cannot be read.
+        """
+        self._opened()
+        return State.load(path, self._layout)
+
+    @overload
+    def forward(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State | None = None,
+        *,
+        logits: Literal["last", "all"] = "last",
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[NDArray[np.float32], State]: ...
+    @overload
+    def forward(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State | None = None,
+        *,
+        logits: Literal["none"],
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[None, State]: ...
+    def forward(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State | None = None,
+        *,
+        logits: LogitsChoice = "last",
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[NDArray[np.float32] | None, State]:
+        """Run *tokens* from *state* (a new one if None); the given state is not changed.
+
+        Args:
+            tokens: ids in 0..n_vocab - 1, shape [T], T ≥ 1.
+            logits: "last" → [V], "all" → [T, V], "none" → None.
+            progress: called with (tokens done, T) after each chunk.
+        Returns: (logits f32, natural-log scale, unnormalised; the state after the last token). Time O(T), memory
+            independent of T but for the logits.
+        Raises: TokenError naming the position, StateError, Cancelled, NonFiniteError, OutOfMemory.
+        Source: RWKV-7, arXiv:2503.14456.
+        """
+        found, states = self.forward_batch([tokens], [state], logits=logits, cancel=cancel, progress=progress)
+        return found[0], states[0]
+
+    def forward_batch(
+        self,
+        tokens: Sequence[Sequence[int] | NDArray[np.integer[Any]]],
+        states: Sequence[State | None] | None = None,
+        *,
+        logits: LogitsChoice = "last",
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[list[NDArray[np.float32] | None], list[State]]:
+        """forward() of several independent sequences, of any lengths, in one call that reads the weights once a chunk.
+
+        Every sequence gives the same bits as it would alone.
+        """
+        states = [None] * len(tokens) if states is None else states
+        if len(states) != len(tokens) or not tokens:
+            raise ArgumentError(f"{len(tokens)} sequences and {len(states)} states")
+        runs = [
+            engine.SequenceRun(
+                self._ids(ids),
+                None if state is None else self._own(state).data,
+                np.empty(self._layout.floats, np.float32),
+                logits,
+            )
+            for ids, state in zip(tokens, states, strict=True)
+        ]
+        flat = self._run(runs, cancel, progress)
+        found: list[NDArray[np.float32] | None] = []
+        row = 0
+        for run in runs:
+            rows = {"none": 0, "last": 1, "all": len(run.tokens)}[logits]
+            own = flat[row : row + rows]
+            found.append(None if logits == "none" else own[0] if logits == "last" else own)
+            row += rows
+        ends = [
+            State(self._layout, run.state_out, len(run.tokens) + (0 if state is None else state.n_tokens))
+            for run, state in zip(runs, states, strict=True)
+        ]
+        return found, ends
+
+    @overload
+    def advance(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State,
+        *,
+        logits: Literal["last", "all"] = "last",
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def advance(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State,
+        *,
+        logits: Literal["none"],
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None: ...
+    def advance(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State,
+        *,
+        logits: LogitsChoice = "last",
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32] | None:
+        """forward() that moves *state* on in place, without a copy: what generation uses.
+
+        Raises: as forward(). After Cancelled the state stands behind the last finished chunk (error.n_done tokens on);
+            after any other error it is as it was.
+        """
+        run = engine.SequenceRun(self._ids(tokens), self._own(state).data, state.swap_target(), logits)
+        try:
+            found = self._run([run], cancel, progress)
+        except Cancelled as error:
+            error.n_done = run.n_done
+            state.replace(run.n_done)
+            raise
+        state.replace(len(run.tokens))
+        return None if logits == "none" else found[0] if logits == "last" else found
+
+    def _run(
+        self,
+        runs: list[engine.SequenceRun],
+        cancel: CancelToken | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> NDArray[np.float32]:
+        with self._lock:
+            flag = None if cancel is None else cancel.pointer
+            return self._running().forward(self._opened(), runs, cancel=flag, progress=progress)
+
+    def _ids(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
+            what = "no tokens" if ids.size == 0 else f"{ids.dtype} of shape {list(ids.shape)}"
+            raise TokenError(f"{what}: expected a list of token ids", hint="Encode text with model.tokenizer.encode.")
+        wrong = np.flatnonzero((ids < 0) | (ids >= self.n_vocab))
+        if wrong.size:
+            at = int(wrong[0])
+            raise TokenError(
+                f"token {int(ids[at])} at position {at}: the vocabulary has {self.n_vocab}",
+                hint="Encode text with the model's own tokenizer.",
+            )
+        return np.ascontiguousarray(ids, np.uint32)
+
+    def _own(self, state: State) -> State:
+        if state.layout.floats != self._layout.floats or state.layout.fingerprint != self._layout.fingerprint:
+            raise StateError("this state belongs to another model", hint="Make one with model.new_state().")
+        return state
+
+    # -------------------------------------------------------------------------- generation and chat
+
+    def generate(
+        self,
+        prompt: str | bytes | Sequence[int],
+        *,
+        state: State | None = None,
+        params: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] | str = (),
+        cancel: CancelToken | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        **sampling: Any,
+    ) -> Reply:
+        """Continue *prompt* (text, or token ids); iterate over the Reply for pieces of text as they come.
+
+        Args:
+            state: to continue from; moved on in place. None: a new one.
+            params: how to sample; keywords change single settings: temperature, top_p, top_k, min_p,
+                presence_penalty, frequency_penalty, penalty_decay, seed.
+            stop: texts that end the reply and are not part of it. on_progress: (prompt tokens done, all of them).
+
+        Source: rwkv_cpu.generation.loop.
+        """
+        from .generation.loop import DEFAULT_MAX_TOKENS, generate
+        from .generation.sampling import SamplingParams
+
+        chosen = (params or SamplingParams()).replace(**sampling)
+        ids = self.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)
+        return generate(
+            self,
+            self.new_state() if state is None else state,
+            ids,
+            chosen,
+            max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
+            stop=(stop,) if isinstance(stop, str) else stop,
+            cancel=cancel,
+            on_progress=on_progress,
+        )
+
+    def chat(self, system: str | None = None, **options: Any) -> Chat:
+        """A conversation: ``for piece in chat.send("Hello"): ...``. Options: of rwkv_cpu.chat.Chat."""
+        from .chat.conversation import Chat
+
+        return Chat(self, system, **options)
+
+    # ------------------------------------------------------------------------------------- its end
+
+    def close(self) -> None:
+        """Free threads, scratch memory and the mapping. Later calls raise ModelClosedError."""
+        with self._lock:
+            if self._context is not None:
+                self._context.close()
+                self._context = None
+            if self._file is not None:
+                self._engine.close()
+                self._file.close()
+                self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None and getattr(self, "_engine", None) is not None:
+            self.close()
+
+    def __repr__(self) -> str:
+        c = self.config
+        return f"<Model {self.path.name}: {c.name}, {c.n_layer} layers of {c.n_embd}>"
+
+    def _mapped(self) -> ModelFile:
+        if self._file is None:
+            raise ModelClosedError(f"{self.path}: the model is closed")
+        return self._file
+
+    def _opened(self) -> engine.OpenModel:
+        self._mapped()
+        return self._engine
+
+    def _running(self) -> engine.Context:
+        self._mapped()
+        if self._context is None:  # after fork()
+            self._context = engine.Context(self._threads, self._isa)
+        return self._context
+
+    def _after_fork(self) -> None:
+        """In a child of fork(): the threads stayed in the parent, another thread may have held the lock."""
+        self._lock = threading.RLock()
+        self._context = None
+
+
+def _after_fork_in_child() -> None:
+    for model in list(_open_models):
+        model._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
