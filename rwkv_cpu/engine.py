@@ -125,7 +125,7 @@ class IsaInfo:
 
 def isas() -> list[IsaInfo]:
     """Instruction sets compiled in, best first."""
-    found = []
+    found: list[IsaInfo] = []
     while (name := lib.rwkvc_isa_name(len(found))) != ffi.NULL:
         needs = ffi.string(lib.rwkvc_isa_needs(name)).decode()
         found.append(IsaInfo(ffi.string(name).decode(), bool(lib.rwkvc_isa_usable(name)), needs))
@@ -229,9 +229,9 @@ class TensorInfo:
         """A tensor of *length* bytes: a tokenizer, a template."""
         return cls(name, KIND_BYTES, FORMAT_BYTES, None, (length,), False, 1, length)
 
-    def with_format(self, format: int) -> TensorInfo:
+    def with_format(self, code: int) -> TensorInfo:
         """The same tensor, to be stored in another format."""
-        return replace(self, format=format)
+        return replace(self, format=code)
 
 
 def detect_config(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> Config:
@@ -255,7 +255,8 @@ def detect_config(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> Config:
 
 def plan(config: Config) -> list[TensorInfo]:
     """The tensors that a model of these sizes consists of, in the file's order, in format f32."""
-    found, info = [], ffi.new("rwkvc_tensor_info *")
+    found: list[TensorInfo] = []
+    info = ffi.new("rwkvc_tensor_info *")
     for i in range(lib.rwkvc_config_tensors(config.raw)):
         check(lib.rwkvc_config_tensor(config.raw, i, info))
         found.append(TensorInfo.from_raw(info))
@@ -263,18 +264,18 @@ def plan(config: Config) -> list[TensorInfo]:
 
 
 def format_by_name(name: str) -> int:
-    """ "q8" → FORMAT_Q8. Raises ArgumentError."""
-    format = int(lib.rwkvc_format_by_name(name.encode()))
-    if format < 0:
+    """FORMAT_Q8 for q8, and so on. Raises ArgumentError."""
+    code = int(lib.rwkvc_format_by_name(name.encode()))
+    if code < 0:
         raise errors.ArgumentError(f"unknown weight format {name!r}", hint="Formats are q8, f16 and f32.")
-    return format
+    return code
 
 
-def format_name(format: int) -> str:
+def format_name(code: int) -> str:
     """FORMAT_Q8 → "q8"."""
-    name = lib.rwkvc_format_name(format)
+    name = lib.rwkvc_format_name(code)
     if name == ffi.NULL:
-        raise errors.ArgumentError(f"unknown weight format {format}")
+        raise errors.ArgumentError(f"unknown weight format {code}")
     return str(ffi.string(name).decode())
 
 
@@ -401,7 +402,8 @@ class OpenModel:
 
     def tensors(self) -> list[TensorInfo]:
         """Every tensor of the file."""
-        found, info = [], ffi.new("rwkvc_tensor_info *")
+        found: list[TensorInfo] = []
+        info = ffi.new("rwkvc_tensor_info *")
         for i in range(lib.rwkvc_model_tensors(self.raw)):
             check(lib.rwkvc_model_tensor(self.raw, i, info))
             found.append(TensorInfo.from_raw(info))
@@ -479,14 +481,17 @@ class Context:
 
     @property
     def isa(self) -> str:
+        """The instruction set in use."""
         return str(ffi.string(lib.rwkvc_context_isa(self.raw)).decode())
 
     @property
     def threads(self) -> int:
+        """Threads that work, the caller's included."""
         return int(lib.rwkvc_context_threads(self.raw))
 
     @property
     def scratch_bytes(self) -> int:
+        """Working memory held now."""
         return int(lib.rwkvc_context_bytes(self.raw))
 
     def forward(
@@ -567,7 +572,7 @@ def _listen(options: Any, flag: Any, progress: Callable[[int, int], None], failu
             return
         try:
             progress(done, total)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  it must not cross C; forward() raises it again
             failure.append(error)
             flag[0] = 1
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -56,7 +57,7 @@ class Model:
         self._lock = threading.RLock()
         self._threads, self._isa = threads, isa
         self._context: engine.Context | None = engine.Context(threads, isa)
-        self._file: ModelFile | None = ModelFile(path)
+        self._file: ModelFile | None = ModelFile(os.fspath(path))
         try:
             self._engine = engine.OpenModel(self._file.buffer, str(self._file.path))
         except BaseException:
@@ -87,7 +88,7 @@ class Model:
         cls,
         name_or_path: str | os.PathLike[str] = "demo",
         *,
-        format: str | None = None,
+        format: str | None = None,  # noqa: A002  its name everywhere
         threads: int | None = None,
         isa: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
@@ -101,7 +102,8 @@ class Model:
             isa: None: the best, or what RWKV_CPU_ISA says.
             on_progress: called with (bytes done, bytes in all) while converting. cancel: stops that.
 
-        Raises: ModelNotFoundError, FormatError, UnsupportedModelError, ShapeError, NonFiniteError, OutOfMemory, Cancelled.
+        Raises: ModelNotFoundError, FormatError, UnsupportedModelError, ShapeError, NonFiniteError, OutOfMemory,
+            Cancelled.
         """
         from .loading import resolve
 
@@ -123,8 +125,7 @@ class Model:
                     )
                 from .tokenizer import from_bytes
 
-                data = self._opened().bytes_of(f"tokenizer.{self._tokenizer_kind}")
-                assert data is not None
+                data = self._opened().bytes_of(f"tokenizer.{self._tokenizer_kind}") or b""
                 self._tokenizer = from_bytes(self._tokenizer_kind, bytes(data))
             return self._tokenizer
 
@@ -384,7 +385,7 @@ class Model:
         from .generation.loop import DEFAULT_MAX_TOKENS, generate
         from .generation.sampling import SamplingParams
 
-        chosen = (params or SamplingParams()).replace(**sampling)
+        chosen = dataclasses.replace(params or SamplingParams(), **sampling)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)
         return generate(
             self,
@@ -455,7 +456,7 @@ class Model:
 
 def _after_fork_in_child() -> None:
     for model in list(_open_models):
-        model._after_fork()
+        model._after_fork()  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):

@@ -75,8 +75,7 @@ class State:
 
     def replace(self, n_tokens: int) -> None:
         """Make swap_target()'s block the current one, *n_tokens* further on."""
-        assert self._spare is not None
-        self._data, self._spare = self._spare, self._data
+        self._data, self._spare = self.swap_target(), self._data
         self.n_tokens += n_tokens
 
     def copy(self) -> State:
