@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generation loop: read a prompt, then choose, show and read one token after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, cast
+
+from rwkv_cpu.errors import ArgumentError, Cancelled
+from rwkv_cpu.generation.sampling import Sampler, SamplingParams, uncounted_ids
+from rwkv_cpu.generation.stop import StopMatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from typing import Literal
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from rwkv_cpu.cancel import CancelToken
+    from rwkv_cpu.model import Model
+    from rwkv_cpu.state import State
+
+    FinishReason = Literal["stop", "end", "length", "cancelled"]
+
+__all__ = ["DEFAULT_MAX_TOKENS", "Reply", "Stats", "generate"]
+
+DEFAULT_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of a reply. Time that the caller spends between pieces of text does not count.
+
+    Attributes:
+        prompt_tokens: given to read.
+        generated_tokens: chosen, the end of the text not counted.
+        decode_steps: passes of the model over one generated token.
+        prefill_seconds: reading the prompt.
+        decode_seconds: the model's and the sampler's time after the first token was chosen.
+        first_token_seconds: from the start until the first token was chosen; 0.0 before.
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    decode_steps: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    first_token_seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of generation; 0.0 if there was no step."""
+        return self.decode_steps / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Speed of reading the prompt; 0.0 if there was none."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
+
+
+class Reply:
+    """Text that a model is writing: iterate it for pieces as they come. Made by generate() or Model.generate().
+
+    Nothing is computed before the first piece is asked for. close(), leaving a ``with`` block and the CancelToken all
+    end it; the state is valid after every token.
+
+    What the state has read: the prompt, then ``tokens[:consumed_tokens]``. The token chosen last is not read when
+    generation stops, as its own logits are not needed; neither is the end-of-text token, which is not in ``tokens``.
+    Tokens before the last may belong to a stop string already: where that matters, compare decode_bytes() of the
+    consumed tokens with ``text``.
+
+    Attributes:
+        tokens: ids chosen so far, those of a stop string included.
+        logprobs: natural logarithm of each one's probability; empty unless asked for.
+        finish_reason: None while it runs; "end" (end of text), "stop" (a stop string), "length" (max_tokens) or
+            "cancelled".
+        stop: the stop string that ended it, else None. It is not part of the text.
+        state: the model's state, advanced in place.
+        seed: gives the same reply again, in SamplingParams.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        state: State,
+        prompt: list[int],
+        logits: NDArray[np.float32] | None,
+        sampler: Sampler,
+        max_tokens: int | None,
+        stops: StopMatcher,
+        end_ids: frozenset[int],
+        with_logprobs: bool,
+        cancel: CancelToken | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.finish_reason: FinishReason | None = None
+        self.state = state
+        self.seed = sampler.seed
+        self._model = model
+        self._prompt = prompt
+        self._logits = logits
+        self._sampler = sampler
+        self._max_tokens = max_tokens
+        self._stops = stops
+        self._end_ids = end_ids
+        self._with_logprobs = with_logprobs
+        self._cancel = cancel
+        self._on_progress = on_progress
+        self._tokens_before = state.n_tokens
+        self._decoder = model.tokenizer.stream(continuing=True)
+        self._text: list[str] = []
+        self._decode_steps = 0
+        self._prefill_seconds = self._decode_seconds = self._first_token_seconds = 0.0
+        self._pieces = self._run()
+
+    @property
+    def text(self) -> str:
+        """The text so far: all the pieces."""
+        return "".join(self._text)
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the reply."""
+        return self._stops.matched
+
+    @property
+    def consumed_tokens(self) -> int:
+        """How many of ``tokens`` the state has read."""
+        return max(0, self.state.n_tokens - self._tokens_before - len(self._prompt))
+
+    @property
+    def consumed_prompt_tokens(self) -> int:
+        """How many tokens of the prompt the state has read: fewer than all only if it was cancelled then."""
+        return min(self.state.n_tokens - self._tokens_before, len(self._prompt))
+
+    @property
+    def stats(self) -> Stats:
+        """Figures up to now."""
+        return Stats(
+            prompt_tokens=len(self._prompt),
+            generated_tokens=len(self.tokens),
+            decode_steps=self._decode_steps,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
+            first_token_seconds=self._first_token_seconds,
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def read(self, on_text: Callable[[str], object] | None = None) -> str:
+        """Run to the end and return the whole text.
+
+        Args:
+            on_text: called with every piece; returning False ends the reply.
+        """
+        for piece in self:
+            if on_text is not None and on_text(piece) is False:
+                self.close()
+        return self.text
+
+    def close(self) -> None:
+        """End the reply here. Harmless if it ended already."""
+        self._pieces.close()
+        if self.finish_reason is None:
+            self.finish_reason = "cancelled"
+
+    def _run(self) -> Generator[str, None, None]:
+        try:
+            yield from self._generate()
+        except Cancelled:
+            self.finish_reason = "cancelled"
+        except Exception:
+            raise
+        except BaseException:
+            # Ctrl-C, or close(): the reply ends here all the same.
+            if self.finish_reason is None:
+                self.finish_reason = "cancelled"
+            raise
+        if self.finish_reason == "stop":
+            return
+        tail = self._stops.feed(self._decoder.flush()) + self._stops.flush()
+        if tail:
+            self._text.append(tail)
+            yield tail
+
+    def _generate(self) -> Iterator[str]:
+        logits = self._read_prompt()
+        if self._max_tokens == 0:
+            self.finish_reason = "length"
+        while self.finish_reason is None:
+            piece = self._choose(logits)
+            if piece:
+                self._text.append(piece)
+                yield piece
+            if self.finish_reason is None:
+                logits = self._read_last()
+
+    def _read_prompt(self) -> NDArray[np.float32]:
+        self._check_cancelled()
+        if not self._prompt:
+            return cast("NDArray[np.float32]", self._logits)
+        started = perf_counter()
+        try:
+            return self._advance(self._prompt, self._on_progress)
+        finally:
+            self._prefill_seconds = perf_counter() - started
+
+    def _read_last(self) -> NDArray[np.float32]:
+        self._check_cancelled()
+        started = perf_counter()
+        logits = self._advance(self.tokens[-1:], None)
+        self._decode_steps += 1
+        self._decode_seconds += perf_counter() - started
+        return logits
+
+    def _choose(self, logits: NDArray[np.float32]) -> str:
+        """Choose a token; the text it lets through. Sets finish_reason if it is the last."""
+        started = perf_counter()
+        if self._with_logprobs:
+            token, logprob = self._sampler.sample_with_logprob(logits)
+        else:
+            token, logprob = self._sampler.sample(logits), 0.0
+        piece = self._take(token, logprob)
+        seconds = perf_counter() - started
+        if self._first_token_seconds == 0:
+            self._first_token_seconds = self._prefill_seconds + seconds
+        else:
+            self._decode_seconds += seconds
+        return piece
+
+    def _take(self, token: int, logprob: float) -> str:
+        if token in self._end_ids:
+            self.finish_reason = "end"
+            return ""
+        self._sampler.accept(token)
+        self.tokens.append(token)
+        if self._with_logprobs:
+            self.logprobs.append(logprob)
+        piece = self._stops.feed(self._decoder.step(token))
+        if self._stops.matched is not None:
+            self.finish_reason = "stop"
+        elif len(self.tokens) == self._max_tokens:
+            self.finish_reason = "length"
+        return piece
+
+    def _advance(self, tokens: list[int], progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
+        return self._model.advance(tokens, self.state, logits="last", cancel=self._cancel, progress=progress)
+
+    def _check_cancelled(self) -> None:
+        if self._cancel is not None and self._cancel.cancelled:
+            raise Cancelled
+
+
+def generate(
+    model: Model,
+    state: State,
+    prompt: Sequence[int],
+    params: SamplingParams | None = None,
+    *,
+    max_tokens: int | None = DEFAULT_MAX_TOKENS,
+    stop: str | Iterable[str] = (),
+    end_ids: Iterable[int] | None = None,
+    logits: NDArray[np.float32] | None = None,
+    logprobs: bool = False,
+    cancel: CancelToken | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Reply:
+    """Continue *prompt* from *state*.
+
+    Args:
+        model: the model.
+        state: where to begin; it is advanced in place.
+        prompt: token ids of the whole text (encoded at once: prompts may end inside a word).
+        params: how to choose tokens; None: SamplingParams().
+        max_tokens: most tokens to choose; None: no limit.
+        stop: texts that end the reply; they are not part of it, wherever token borders lie.
+        end_ids: ids that end it; None: the tokenizer's.
+        logits: where *prompt* is empty, the model's logits after *state*, float32 [n_vocab].
+        logprobs: also collect each token's log-probability.
+        cancel: ends the reply from any thread, the reading of a long prompt too.
+        on_progress: called with (tokens read, tokens of the prompt) while the prompt is read.
+
+    Returns:
+        A Reply to iterate; nothing is computed before that. Its iteration raises TokenError for a prompt that is not
+        this model's, NonFiniteError for logits that are no numbers, ModelClosedError.
+
+    Raises:
+        ArgumentError: no prompt and no logits, a negative max_tokens, an empty stop string.
+        TokenError: a banned id outside the vocabulary.
+    """
+    ids = list(prompt)
+    if not ids and logits is None:
+        raise ArgumentError(
+            "the prompt is empty", hint="give at least one token; id 0 stands for the start of a document"
+        )
+    if ids and logits is not None:
+        raise ArgumentError("logits go with an empty prompt only")
+    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 0):
+        raise ArgumentError(f"max_tokens must be a whole number from 0, or None, not {max_tokens!r}")
+    params = SamplingParams() if params is None else params
+    tokenizer = model.tokenizer
+    uncounted = uncounted_ids(tokenizer) if params.frequency_penalty != 0 else []
+    sampler = Sampler(
+        model.n_vocab,
+        params,
+        # Models have some more rows than their tokenizer has tokens.
+        banned=range(tokenizer.n_vocab, model.n_vocab),
+        uncounted=[token for token in uncounted if token < model.n_vocab],
+    )
+    return Reply(
+        model=model,
+        state=state,
+        prompt=ids,
+        logits=logits,
+        sampler=sampler,
+        max_tokens=max_tokens,
+        stops=StopMatcher(stop),
+        end_ids=tokenizer.end_ids if end_ids is None else frozenset(end_ids),
+        with_logprobs=logprobs,
+        cancel=cancel,
+        on_progress=on_progress,
+    )
