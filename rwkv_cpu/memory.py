@@ -169,7 +169,7 @@ def _cgroup_available(membership: Path, root: Path) -> int | None:
         return None
     found: list[int] = []
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
             base, limit, usage, cache_key = root, "memory.max", "memory.current", "file"
         elif "memory" in controllers.split(","):

@@ -3,7 +3,22 @@
 
 from __future__ import annotations
 
-from rwkv_cpu.chat.conversation import Answer, Chat, Turn
-from rwkv_cpu.chat.template import ChatTemplate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rwkv_cpu.chat.answer import Answer
+    from rwkv_cpu.chat.conversation import Chat, Turn
+    from rwkv_cpu.chat.template import ChatTemplate
 
 __all__ = ["Answer", "Chat", "ChatTemplate", "Turn"]
+
+_HOME = {"Answer": "answer", "Chat": "conversation", "ChatTemplate": "template", "Turn": "conversation"}
+
+
+def __getattr__(name: str) -> object:
+    # On first use: who only wants the template needs no engine.
+    if name in _HOME:
+        import importlib
+
+        return getattr(importlib.import_module(f"rwkv_cpu.chat.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

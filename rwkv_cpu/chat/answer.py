@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import string
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rwkv_cpu.errors import Cancelled
 from rwkv_cpu.generation.loop import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
+
+    from typing_extensions import Self
 
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.generation.loop import Reply, Stats
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
-__all__ = ["Answer", "Outcome"]
+__all__ = ["Answer", "Outcome", "Run"]
 
 # What stands at the end of a piece and may turn out to be the end of the answer, where it is taken off.
 _MAY_BE_CUT = string.whitespace + "\ufffd"
@@ -48,37 +50,33 @@ class Answer:
     """An answer being made: iterate it for pieces of text. Nothing is computed before the first is asked for.
 
     Made by Chat.send(). Leaving the loop early, or close(), ends it; what there was stays in the conversation.
-
-    Attributes:
-        text: the answer so far, without space around it.
-        finish_reason: None while it runs, then "stop" or "end" (complete), "length" or "cancelled".
-        stats: None until it ended; of message and answer together.
-        tokens: ids generated so far.
     """
 
-    def __init__(
-        self,
-        *,
-        model: Model,
-        read_prompt: Callable[[], tuple[State, list[int]]],
-        finish: Callable[[Outcome | None], None],
-        params: SamplingParams,
-        max_tokens: int,
-        stop: tuple[str, ...],
-        cancel: CancelToken | None,
-    ) -> None:
-        self.text = ""
-        self.finish_reason: str | None = None
-        self.stats: Stats | None = None
-        self.tokens: list[int] = []
-        self._model = model
-        self._read_prompt = read_prompt
-        self._finish: Callable[[Outcome | None], None] | None = finish
-        self._params = params
-        self._max_tokens = max_tokens
-        self._stop = stop
-        self._cancel = cancel
-        self._pieces = self._produce()
+    def __init__(self, run: Run) -> None:
+        # The generator refers to the run, never to this object: so that an answer which is dropped unread is
+        # finalised at once, and its conversation is free again.
+        self._run = run
+        self._pieces = run.produce()
+
+    @property
+    def text(self) -> str:
+        """The answer so far, without space around it; the pieces join up to exactly this."""
+        return self._run.text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """None while it runs, then "stop" or "end" (complete), "length" or "cancelled"."""
+        return self._run.finish_reason
+
+    @property
+    def stats(self) -> Stats | None:
+        """Figures of message and answer together; None until it ended."""
+        return self._run.stats
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids generated so far."""
+        return self._run.tokens
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -86,16 +84,14 @@ class Answer:
     def __next__(self) -> str:
         return next(self._pieces)
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __del__(self) -> None:
-        # An answer that was never read must not leave its conversation locked.
-        if getattr(self, "_pieces", None) is not None:
-            self.close()
+        self.close()
 
     def read(self) -> str:
         """Run to the end and return the whole text."""
@@ -106,51 +102,77 @@ class Answer:
     def close(self) -> None:
         """End it here. Harmless if it ended already."""
         self._pieces.close()
-        if self._finish is not None:
-            # Never started: the generator had nothing to clean up.
-            self.finish_reason = "cancelled"
-            self._end(None)
+        self._run.abandon()
 
-    def _end(self, outcome: Outcome | None) -> None:
-        finish, self._finish = self._finish, None
-        if finish is not None:
-            finish(outcome)
 
-    def _produce(self) -> Iterator[str]:
+@dataclass
+class Run:
+    """The making of one answer.
+
+    Attributes:
+        read_prompt: gives a state, the last ids of the prompt, which it has not read, and how many it read now.
+        finish: called once at the end, with None if there is nothing to keep.
+        params, max_tokens, stop, cancel, on_progress: as generation.loop.generate takes them.
+        text, tokens, stats, finish_reason: as Answer shows them.
+    """
+
+    model: Model
+    read_prompt: Callable[[], tuple[State, list[int], int]]
+    finish: Callable[[Outcome | None], None] | None
+    params: SamplingParams
+    max_tokens: int
+    stop: tuple[str, ...]
+    cancel: CancelToken | None
+    on_progress: Callable[[int, int], None] | None
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    stats: Stats | None = None
+    finish_reason: str | None = None
+
+    def produce(self) -> Generator[str, None, None]:
+        """The pieces of the answer."""
         outcome: Outcome | None = None
         try:
             began = time.perf_counter()
             try:
-                state, rest = self._read_prompt()
+                state, rest, n_read = self.read_prompt()
             except Cancelled:
                 self.finish_reason = "cancelled"
                 return
             waited = time.perf_counter() - began
-            n_before = state.n_tokens
-            reply = self._generate(state, rest)
+            reply = generate(
+                self.model,
+                state,
+                rest,
+                self.params,
+                max_tokens=self.max_tokens,
+                stop=self.stop,
+                cancel=self.cancel,
+                on_progress=self.on_progress,
+            )
             try:
                 yield from self._shown(reply)
             except GeneratorExit:
                 reply.close()
-                outcome = self._outcome(reply, state, n_before + len(rest), waited)
+                outcome = self._outcome(reply, waited, n_read)
                 raise
-            outcome = self._outcome(reply, state, n_before + len(rest), waited)
+            outcome = self._outcome(reply, waited, n_read)
         finally:
             self._end(outcome)
 
-    def _generate(self, state: State, prompt: list[int]) -> Reply:
-        return generate(
-            self._model,
-            state,
-            prompt,
-            self._params,
-            max_tokens=self._max_tokens,
-            stop=self._stop,
-            cancel=self._cancel,
-        )
+    def abandon(self) -> None:
+        """End an answer that was never begun; harmless for others."""
+        if self.finish is not None:
+            self.finish_reason = "cancelled"
+            self._end(None)
+
+    def _end(self, outcome: Outcome | None) -> None:
+        finish, self.finish = self.finish, None
+        if finish is not None:
+            finish(outcome)
 
     def _shown(self, reply: Reply) -> Iterator[str]:
-        """The pieces without space around the whole: what is yielded joins up to exactly ``text``."""
+        """The pieces without space around the whole."""
         held = ""
         for piece in reply:
             self.tokens = list(reply.tokens)
@@ -167,19 +189,29 @@ class Answer:
             self.text += tail
             yield tail
 
-    def _outcome(self, reply: Reply, state: State, n_prompt: int, waited: float) -> Outcome | None:
+    def _outcome(self, reply: Reply, waited: float, n_read: int) -> Outcome | None:
         """None if nothing was answered: a message cancelled before its first word counts as not sent."""
         self.tokens = list(reply.tokens)
         self.finish_reason = reply.finish_reason or "cancelled"
-        self.stats = _with_prompt(reply.stats, waited, n_prompt - len(self.tokens))
+        self.stats = _with_prompt(reply.stats, waited, n_read)
         raw = _whole(reply.text, self.finish_reason).rstrip()
         self.text = raw.strip()
         if not self.text and self.finish_reason == "cancelled":
             return None
-        consumed = self.tokens[: max(0, state.n_tokens - n_prompt)]
-        return Outcome(raw, self.finish_reason, self.stats, consumed, state)
+        consumed = self.tokens[: reply.consumed_tokens]
+        return Outcome(raw, self.finish_reason, self.stats, consumed, reply.state)
 
 
 def _whole(text: str, finish_reason: str | None) -> str:
     """Without the half character that an answer cut off anywhere may end in."""
     return text if finish_reason in ("stop", "end") else text.rstrip("\ufffd")
+
+
+def _with_prompt(stats: Stats, waited: float, n_read: int) -> Stats:
+    """The reply's figures with those of the part of the message that was read before."""
+    return replace(
+        stats,
+        prompt_tokens=stats.prompt_tokens + n_read,
+        prefill_seconds=stats.prefill_seconds + waited,
+        first_token_seconds=stats.first_token_seconds + waited,
+    )

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from rwkv_cpu.chat.answer import Answer, Outcome
+from rwkv_cpu.chat.answer import Answer, Outcome, Run
 from rwkv_cpu.chat.snapshots import Snapshot, Snapshots
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.errors import ArgumentError, Busy, Cancelled
@@ -103,7 +103,9 @@ class Chat:
         self.model = model
         self.template = template or ChatTemplate.from_bytes(model.chat_template)
         advice = dict(self.template.sampling)
-        self.max_tokens: int = max_tokens if max_tokens is not None else int(advice.get("max_tokens", DEFAULT_MAX_TOKENS))
+        self.max_tokens: int = (
+            max_tokens if max_tokens is not None else int(advice.get("max_tokens", DEFAULT_MAX_TOKENS))
+        )
         advice.pop("max_tokens", None)
         self.params = params if params is not None else _replace(SamplingParams(), advice)
         self.stop: tuple[str, ...] = _texts(stop)
@@ -144,7 +146,8 @@ class Chat:
         Args:
             text: the user's message; blank lines in it are closed up.
             cancel: stops it from any thread; what was answered until then stays in the conversation.
-            on_progress: called with (tokens read, tokens to read) while the message is read, on the thread that iterates.
+            on_progress: called with (tokens read, tokens to read) on the thread that iterates, while a long message
+                is read.
             overrides: fields of SamplingParams, max_tokens or stop, for this answer only.
 
         Raises:
@@ -320,7 +323,9 @@ class Chat:
     def _turn_index(self, i: int) -> int:
         n = len(self._turns)
         if not -n <= i < n:
-            raise ArgumentError("the conversation has no turns yet" if n == 0 else f"the conversation has only {n} turns")
+            raise ArgumentError(
+                "the conversation has no turns yet" if n == 0 else f"the conversation has only {n} turns"
+            )
         return i % n
 
     def _history(self) -> _History:
@@ -364,19 +369,22 @@ class Chat:
                 self._lock.release()
 
         return Answer(
-            model=self.model,
-            read_prompt=lambda: self._read_prompt(goal, cancel, on_progress),
-            finish=finish,
-            params=params,
-            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
-            stop=(*self.template.stop, *(self.stop if stop is None else _texts(stop))),
-            cancel=cancel,
+            Run(
+                model=self.model,
+                read_prompt=lambda: self._read_prompt(goal, cancel, on_progress),
+                finish=finish,
+                params=params,
+                max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+                stop=(*self.template.stop, *(self.stop if stop is None else _texts(stop))),
+                cancel=cancel,
+                on_progress=on_progress,
+            )
         )
 
     def _read_prompt(
         self, goal: list[int], cancel: CancelToken | None, on_progress: Callable[[int, int], None] | None
-    ) -> tuple[State, list[int]]:
-        """A state of its own that has read *goal* up to the returned last ids (at least one).
+    ) -> tuple[State, list[int], int]:
+        """A state of its own that has read *goal* up to the returned last ids (at least one), and how many it read now.
 
         Raises:
             Cancelled: what was read until then is kept as a snapshot, so that it is not lost.
@@ -386,19 +394,19 @@ class Chat:
         state = self.model.new_state() if known is None else known.state.copy()
         unread = goal[position:]
         if len(unread) < _LONG_PROMPT_TOKENS:
-            return state, unread
+            return state, unread, 0
         try:
             self.model.advance(unread[:-1], state, logits="none", cancel=cancel, progress=on_progress)
         except Cancelled as error:
             self._keep(goal, position + error.n_done, state)
             raise
-        self._keep(goal, len(goal) - 1, state.copy())
-        return state, goal[-1:]
+        self._keep(goal, len(goal) - 1, state)
+        return state, goal[-1:], len(unread) - 1
 
     def _keep(self, goal: list[int], position: int, state: State) -> None:
         if position > 0:
             base = min(position, len(self._ids))
-            self._snapshots.add(Snapshot(base, tuple(goal[base:position]), state))
+            self._snapshots.add(Snapshot(base, tuple(goal[base:position]), state.copy()))
 
     def _commit(self, user: str, goal: list[int], outcome: Outcome) -> None:
         """Take an answer into the history."""
@@ -406,7 +414,8 @@ class Chat:
         self._turns.append(Turn(user, outcome.raw.strip(), outcome.finish_reason, outcome.stats))
         self._ids = goal + outcome.consumed[:kept]
         self._borders.append(_Border(len(self._ids), unread + self.template.separator))
-        self._snapshots.add(Snapshot(len(self._ids), tuple(outcome.consumed[kept:]), outcome.state))
+        # A copy: the state that was advanced holds a second block to work with.
+        self._snapshots.add(Snapshot(len(self._ids), tuple(outcome.consumed[kept:]), outcome.state.copy()))
 
 
 def split_answer(raw: str, consumed: Sequence[int], decode_bytes: Callable[[Sequence[int]], bytes]) -> tuple[int, str]:

@@ -77,15 +77,14 @@ class _LazyGroup(click.Group):
         prog_name: str | None = None,
         complete_var: str | None = None,
         standalone_mode: bool = True,
-        windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
         """Parse and run; with *standalone_mode* leave the process with the exit codes of _errors.py."""
         given = list(sys.argv[1:] if args is None else args)
+        parse = super().main
 
         def command() -> Any:
-            outer = super(_LazyGroup, self)
-            result = outer.main(given, prog_name or "rwkv-cpu", complete_var, False, windows_expand_args, **extra)
+            result = parse(given, prog_name or "rwkv-cpu", complete_var, standalone_mode=False, **extra)
             # Outside standalone mode click returns the code of ctx.exit() instead of raising.
             if isinstance(result, int) and result != 0:
                 raise click.exceptions.Exit(result)
@@ -116,6 +115,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 
 
 @click.group(
+    name="rwkv-cpu",
     cls=_LazyGroup,
     invoke_without_command=True,
     no_args_is_help=False,

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -26,7 +27,7 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _PIPE_ERRORS = (errno.EPIPE, errno.EINVAL)  # EINVAL: Windows' word for a closed pipe
 
 
-class CommandFailed(click.ClickException):  # noqa: N818 (reads as what it says)
+class CommandFailed(click.ClickException):
     """A command's own failure with a hint: exit code 1."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -139,7 +140,7 @@ def prepare_streams() -> None:
 
 
 def _null_device(mode: str) -> TextIO:
-    return open(os.devnull, mode, encoding="utf-8")
+    return Path(os.devnull).open(mode, encoding="utf-8")  # type: ignore[return-value]
 
 
 def _os_error_text(error: OSError) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
@@ -12,20 +12,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
+# What click's ranges share; their element types differ.
+_Kind: TypeAlias = "click.ParamType[Any]"
 
 _UNIT = click.FloatRange(0.0, 1.0)
-_PENALTY = click.FloatRange(-10.0, 10.0)
+_PENALTY = click.FLOAT
 
-# Option → field of SamplingParams, with what click shows and checks.
-_SAMPLING: list[tuple[tuple[str, ...], dict[str, Any]]] = [
-    (("--temperature", "--temp"), {"type": click.FloatRange(0.0, 100.0), "help": "0: always the most likely token."}),
-    (("--top-p",), {"type": _UNIT, "help": "Choose among the likeliest tokens that together reach this probability."}),
-    (("--top-k",), {"type": click.IntRange(min=0), "help": "Choose among this many tokens; 0: all."}),
-    (("--min-p",), {"type": _UNIT, "help": "Drop tokens less likely than this times the likeliest."}),
-    (("--presence-penalty",), {"type": _PENALTY, "help": "Against tokens that occurred."}),
-    (("--frequency-penalty",), {"type": _PENALTY, "help": "Against tokens, by how often they occurred."}),
-    (("--penalty-decay",), {"type": _UNIT, "help": "How much of the penalties is left after each token."}),
-    (("--seed", "-s"), {"type": click.IntRange(0, 2**64 - 1), "help": "Same seed, same text. Default: another each time."}),
+# Names (the first is the field of SamplingParams) → what click checks and shows.
+_SAMPLING: list[tuple[tuple[str, ...], _Kind, str]] = [
+    (("--temperature", "--temp"), click.FloatRange(min=0.0), "0: always the most likely token."),
+    (("--top-p",), _UNIT, "Choose among the likeliest tokens that together have this probability."),
+    (("--top-k",), click.IntRange(min=0), "Choose among this many tokens; 0: all."),
+    (("--min-p",), _UNIT, "Drop tokens less likely than this times the likeliest."),
+    (("--presence-penalty",), _PENALTY, "Against tokens that occurred already."),
+    (("--frequency-penalty",), _PENALTY, "Against tokens, by how often they occurred."),
+    (("--penalty-decay",), _UNIT, "What is left of the penalties after each token."),
+    (("--seed", "-s"), click.IntRange(min=0), "The same seed gives the same text. Default: another each time."),
 ]
 
 
@@ -44,16 +46,14 @@ def sampling_options(command: Command) -> Command:
             sampling["stop"] = tuple(unescape(s) for s in stop)
         return command(*args, sampling=sampling, **kwargs)
 
-    wrapped: Any = collect
-    wrapped = click.option("--stop", "-r", multiple=True, metavar="TEXT", help="End before this text (\\n: new line). Repeatable.")(
-        wrapped
-    )
-    for names, settings in reversed(_SAMPLING):
-        wrapped = click.option(*names, default=None, **{**settings, "help": _with_default(names, settings["help"])})(wrapped)
-    wrapped = click.option(
-        "--max-tokens", "-n", type=click.IntRange(min=1), default=None, help="Longest answer, in tokens."
-    )(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    options = [
+        _number("--max-tokens", "-n", type=click.IntRange(min=1), help="The longest answer, in tokens."),
+        *(_number(*names, type=kind, help=_with_default(names, text)) for names, kind, text in _SAMPLING),
+        click.option(
+            "--stop", "-r", multiple=True, metavar="TEXT", help="End before this text (\\n: new line). Repeatable."
+        ),
+    ]
+    return _decorated(collect, options)  # type: ignore[return-value]
 
 
 def model_argument(command: Command) -> Command:
@@ -67,26 +67,31 @@ def model_argument(command: Command) -> Command:
             raise click.UsageError("MODEL is given twice", click.get_current_context())
         return command(*args, model=by_argument or by_option or "demo", **kwargs)
 
-    wrapped: Any = click.option("--model", "-m", "model_option", metavar="MODEL", default=None, help="The same as MODEL.")(choose)
-    return click.argument("model", metavar="[MODEL]", required=False, default=None)(wrapped)  # type: ignore[no-any-return]
+    options = [
+        click.argument("model", metavar="[MODEL]", required=False, default=None),
+        click.option("--model", "-m", "model_option", metavar="MODEL", default=None, help="The same as MODEL."),
+    ]
+    return _decorated(choose, options)  # type: ignore[return-value]
 
 
 def load_options(command: Command) -> Command:
     """--threads and --format."""
-    wrapped: Any = click.option(
-        "--threads",
-        "-t",
-        type=click.IntRange(1, 1024),
-        default=None,
-        help="Threads to compute with. Default: the physical cores this process may use.",
-    )(command)
-    return click.option(  # type: ignore[no-any-return]
-        "--format",
-        "weight_format",
-        type=click.Choice(["q8", "f16", "f32"]),
-        default=None,
-        help="How to store the weights of a checkpoint that is opened directly. Default: q8.",
-    )(wrapped)
+    options = [
+        _number(
+            "--threads",
+            "-t",
+            type=click.IntRange(min=1),
+            help="Threads to compute with. Default: the physical cores this process may use.",
+        ),
+        click.option(
+            "--format",
+            "weight_format",
+            type=click.Choice(["q8", "f16", "f32"]),
+            default=None,
+            help="How to store the weights of a checkpoint that is opened directly. Default: q8.",
+        ),
+    ]
+    return _decorated(command, options)  # type: ignore[return-value]
 
 
 def json_option(command: Command) -> Command:
@@ -101,8 +106,21 @@ def unescape(text: str) -> str:
     return text
 
 
+def _number(*names: str, type: _Kind, help: str) -> Callable[[Any], Any]:  # noqa: A002 (click's words)
+    """An optional number, None if it is not given."""
+    metavar = "N" if isinstance(type, click.IntRange) else "X"
+    return click.option(*names, type=type, metavar=metavar, default=None, help=help)
+
+
+def _decorated(command: Callable[..., Any], options: list[Callable[[Any], Any]]) -> Callable[..., Any]:
+    """*command* with all *options*, which --help lists in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _names() -> list[str]:
-    return ["max_tokens", *(names[0].lstrip("-").replace("-", "_") for names, _ in _SAMPLING)]
+    return ["max_tokens", *(names[0].lstrip("-").replace("-", "_") for names, _, _ in _SAMPLING)]
 
 
 def _with_default(names: tuple[str, ...], text: str) -> str:

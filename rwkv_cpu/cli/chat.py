@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.option("--system", default=None, metavar="TEXT", help="Opening instruction for the model.")
 @sampling_options
 @load_options
-@click.option("--load", "conversation", type=click.Path(), default=None, metavar="FILE", help="Go on with a saved conversation.")
+@click.option(
+    "--load", "conversation", type=click.Path(), default=None, metavar="FILE", help="Go on with a saved conversation."
+)
 @click.option("--stats", is_flag=True, help="Print speed and memory after each answer.")
 @click.option("--no-history", is_flag=True, help="Do not keep what is typed for the next run.")
 @click.pass_context
@@ -57,14 +59,15 @@ def _greeting(model: Model, name: str) -> list[str]:
 
     config = model.config
     title = "Pip, the demonstration model" if name == "demo" else model.path.stem
+    version = config.version.partition(".")[0]
+    size = f"{config.n_layer} layers of {config.n_embd}, {human_bytes(model.weight_bytes)}"
     lines = [
-        f"{title} · RWKV-{config.version.partition('.')[0]}, {config.n_layer} layers of {config.n_embd}, "
-        f"{human_bytes(model.weight_bytes)}",
+        f"{title} · RWKV-{version}, {size}",
         f"rwkv-cpu {__version__}, {model.isa}, {model.threads} thread{'' if model.threads == 1 else 's'}",
     ]
     if name == "demo":
-        lines += [
-            "Pip is tiny: it knows a few simple things and is often wrong. For real answers get a released model,",
-            "for example an RWKV-7 G1 .pth from https://huggingface.co/BlinkDL/rwkv7-g1, and: rwkv-cpu chat FILE.pth",
-        ]
+        lines.append(
+            "Pip is tiny: it knows a few simple things and is often wrong. For real answers get a released RWKV-7 model "
+            "(a .pth file, say from https://huggingface.co/BlinkDL/rwkv7-g1) and run: rwkv-cpu chat FILE.pth"
+        )
     return [*lines, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."]

@@ -15,8 +15,9 @@ from rwkv_cpu.cli._errors import EXIT_INTERRUPTED, WrongUse, warn
 from rwkv_cpu.cli._options import json_option, load_options, sampling_options, unescape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.generation.loop import Reply
     from rwkv_cpu.model import Model
 
@@ -78,7 +79,9 @@ def _what(
     models = [a for a in arguments if a != "-"] + ([model_option] if model_option is not None else [])
     sources = arguments.count("-") + (prompt is not None) + (file is not None)
     if len(models) > 1:
-        raise WrongUse(f"one MODEL is expected, not {len(models)}", ctx, hint='a text to continue is given as -p "TEXT"')
+        raise WrongUse(
+            f"one MODEL is expected, not {len(models)}", ctx, hint='a text to continue is given as -p "TEXT"'
+        )
     if sources != 1:
         what = "no text to continue" if sources == 0 else "the text to continue is given more than once"
         raise WrongUse(what, ctx, hint=_HOW)
@@ -91,3 +94,24 @@ def _what(
     if not data:
         raise WrongUse("the text to continue is empty", ctx, hint=_HOW)
     return (models[0] if models else "demo"), data
+
+
+def _generate(model: Model, prompt: bytes, sampling: dict[str, Any], *, show: bool) -> Reply:
+    from rwkv_cpu.terminal.render import harmless
+    from rwkv_cpu.terminal.streaming import stream
+
+    clean = harmless if sys.stdout.isatty() else str
+
+    def start(cancel: CancelToken, on_progress: Callable[[int, int], None]) -> Reply:
+        return model.generate(prompt, cancel=cancel, on_progress=on_progress, **sampling)
+
+    def write(piece: str) -> None:
+        if show:
+            sys.stdout.write(clean(piece))
+            sys.stdout.flush()
+
+    reply = stream(start, write)
+    if show and not reply.text.endswith("\n"):
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    return reply

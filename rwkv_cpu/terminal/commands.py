@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkv_cpu.chat import Chat
@@ -71,7 +71,8 @@ def find(line: str, *, strict: bool) -> tuple[Command, str] | None:
         return None
     near = difflib.get_close_matches(word, [c.name for c in COMMANDS], n=1)
     raise ArgumentError(
-        f"no command {word}", hint=f"Did you mean {near[0]}?" if near else "/help lists them; a space before it sends it as text"
+        f"no command {word}",
+        hint=f"Did you mean {near[0]}?" if near else "/help lists them; a space before it sends it as text",
     )
 
 
@@ -79,8 +80,10 @@ def find(line: str, *, strict: bool) -> tuple[Command, str] | None:
 def _help(session: Session, _argument: str) -> None:
     """This list."""
     session.screen.table(
-        (f"{c.name} {c.arguments}".rstrip(), c.help, " ".join(a for a in c.aliases if not a.isalpha())) for c in COMMANDS
+        (f"{c.name} {c.arguments}".rstrip(), c.help, " ".join(a for a in c.aliases if not a.isalpha()))
+        for c in COMMANDS
     )
+    session.screen.blank()
     session.screen.table(
         [
             ("Enter", "send; Alt-Enter, or \\ before Enter: new line"),
@@ -190,13 +193,6 @@ def _exit(_session: Session, _argument: str) -> None:
 
 
 _SHORT_NAMES = {"temp": "temperature", "n": "max_tokens", "t": "threads", "s": "seed"}
-
-
-def setting_names() -> list[str]:
-    """What /set knows."""
-    from rwkv_cpu.generation.sampling import SamplingParams
-
-    return [*(f.name for f in fields(SamplingParams)), "max_tokens", "threads"]
 
 
 def _count(argument: str) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import CompleteEvent, Completion
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -107,7 +107,9 @@ class _EditedReader:
 
     def read(self) -> str:
         """As Reader.read."""
-        hint = [("class:hint", "Type a message, or /help")] if self._first else ""
+        from prompt_toolkit.formatted_text import FormattedText
+
+        hint = FormattedText([("class:hint", "Type a message, or /help")] if self._first else [])
         text = self._session.prompt(placeholder=hint)
         self._first = False
         return text
@@ -136,14 +138,14 @@ def _bindings() -> KeyBindings:
     return keys
 
 
-def _command_completer(commands: Sequence[tuple[str, str]]) -> object:
+def _command_completer(commands: Sequence[tuple[str, str]]) -> Completer:
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
 
     files = PathCompleter(expanduser=True)
 
     class CommandCompleter(Completer):
-        """"/sa" → "/save"; after /save and /load, file names."""
+        """Names of commands ("/sa" becomes "/save"); after /save and /load, names of files."""
 
         def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
             text = document.text_before_cursor
@@ -160,6 +162,9 @@ def _command_completer(commands: Sequence[tuple[str, str]]) -> object:
 
 def history_path() -> Path:
     """Where messages are kept between runs: the user's folder for such things on this system."""
+    home = os.environ.get("RWKV_CPU_HOME")
+    if home:
+        return Path(home).expanduser() / "chat_history"
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":

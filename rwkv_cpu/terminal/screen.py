@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
+    from typing_extensions import Self
+
 __all__ = ["PatientProgress", "Screen"]
 
 # Work shorter than this shows no progress: a bar that flashes up is noise.
@@ -85,7 +87,9 @@ class Screen:
         self._print(text, style)
 
     def error(self, text: str, hint: str = "") -> None:
-        """What went wrong with a command; always on stderr when stdout is not for people."""
+        """What went wrong; on stderr, as commands report it, where nobody sits at a terminal."""
+        if not self.interactive:
+            text, hint = f"rwkv-cpu: error: {text}", hint and f"hint: {hint}"
         self._print(text, "red")
         if hint:
             self._print(hint, "dim")
@@ -118,7 +122,7 @@ class PatientProgress:
         console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
         self._console = console if console.is_terminal and not console.is_dumb_terminal else None
 
-    def __enter__(self) -> PatientProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

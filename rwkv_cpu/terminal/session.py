@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu import memory
-from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.errors import ArgumentError, RwkvError
 from rwkv_cpu.terminal import commands
 from rwkv_cpu.terminal.prompt import Reader, make_reader
-from rwkv_cpu.terminal.screen import PatientProgress, Screen
-from rwkv_cpu.terminal.worker import cancel_on_ctrl_c, events_of
+from rwkv_cpu.terminal.screen import Screen
+from rwkv_cpu.terminal.streaming import stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.chat import Answer, Chat
     from rwkv_cpu.generation.loop import Stats
     from rwkv_cpu.model import Model
 
-__all__ = ["Session", "run_chat"]
-
-Start = "Callable[[CancelToken, Callable[[int, int], None]], Answer]"
+__all__ = ["Session", "run_chat", "speed_line"]
 
 
 class Session:
@@ -54,6 +52,9 @@ class Session:
                 if not self.screen.interactive:
                     raise
                 self.screen.note("Ctrl-D leaves, /help lists what else there is.")
+                self.screen.blank()
+                continue
+            if not line.strip():
                 continue
             try:
                 self.serve(line)
@@ -64,46 +65,21 @@ class Session:
                     raise
                 self.failed = True
                 self.screen.error(_text_of(error), getattr(error, "hint", ""))
+            self.screen.blank()
 
     def serve(self, line: str) -> None:
         """Run one command, or send one message."""
-        if not line.strip():
-            return
         found = commands.find(line, strict=self.screen.interactive)
         if found is not None:
             entry, argument = found
             entry.run(self, argument)
         else:
             self.answer(lambda cancel, progress: self.chat.send(line, cancel=cancel, on_progress=progress))
-        self.screen.blank()
 
     def answer(self, start: Callable[[CancelToken, Callable[[int, int], None]], Answer]) -> None:
         """Show the answer that *start* begins, until its end or Ctrl-C."""
-        cancel = CancelToken()
-
-        def work(emit: Callable[[str | tuple[int, int]], None]) -> Answer:
-            with start(cancel, lambda done, total: emit((done, total))) as answer:
-                for piece in answer:
-                    emit(piece)
-            return answer
-
         self.screen.begin_answer()
-        with cancel_on_ctrl_c(cancel), PatientProgress("Reading") as progress:
-            done, total, begun = 0, 0, False
-            running = events_of(work)
-            while True:
-                try:
-                    event = next(running)
-                except StopIteration as ended:
-                    answer: Answer = ended.value
-                    break
-                if isinstance(event, str):
-                    progress.close()
-                    begun = True
-                    self.screen.piece(event)
-                elif not begun:
-                    done, total = event or (done, total)
-                    progress.update(done, total)
+        answer = stream(start, self.screen.piece)
         self._close(answer)
 
     def _close(self, answer: Answer) -> None:
@@ -121,7 +97,9 @@ class Session:
         if answer.stats is not None:
             self._last = answer.stats
             if self.show_stats:
-                self.screen.note(f"[{speed_line(answer.stats)}, {memory.human_bytes(memory.resident_bytes())} of memory]")
+                self.screen.note(
+                    f"[{speed_line(answer.stats)}, {memory.human_bytes(memory.resident_bytes())} of memory]"
+                )
 
     def file(self, argument: str) -> Path:
         """The file a command names; without a name the one before."""
@@ -133,7 +111,8 @@ class Session:
 
     def settings(self) -> dict[str, Any]:
         """What /set shows and changes."""
-        return {**asdict(self.chat.params), "max_tokens": self.chat.max_tokens, "threads": self.model.threads}
+        params = {k: v for k, v in asdict(self.chat.params).items() if not isinstance(v, tuple)}
+        return {**params, "max_tokens": self.chat.max_tokens, "threads": self.model.threads}
 
     def change(self, name: str, value: str) -> None:
         """Set one of settings() from text.
@@ -166,7 +145,10 @@ class Session:
         return [
             *rows,
             ("conversation", f"{n} turn{'' if n == 1 else 's'}, {self.chat.n_tokens} tokens"),
-            ("memory", f"{human(memory.resident_bytes())}, of it up to {human(self.model.weight_bytes)} mapped weights"),
+            (
+                "memory",
+                f"{human(memory.resident_bytes())}, of it up to {human(self.model.weight_bytes)} mapped weights",
+            ),
             ("state", f"{human(self.model.state_bytes)}, whatever the length of the conversation"),
             ("engine", f"{self.model.isa}, {self.model.threads} threads"),
         ]
@@ -202,7 +184,8 @@ def speed_line(stats: Stats) -> str:
     """One line of figures about an answer."""
     return (
         f"{stats.generated_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s; "
-        f"read {stats.prompt_tokens} in {stats.prefill_seconds:.2f} s; first word after {stats.first_token_seconds:.2f} s"
+        f"read {stats.prompt_tokens} in {stats.prefill_seconds:.2f} s; "
+        f"first word after {stats.first_token_seconds:.2f} s"
     )
 
 
