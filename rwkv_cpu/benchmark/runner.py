@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rwkv_cpu import engine
 from rwkv_cpu._version import __version__
 from rwkv_cpu.errors import ArgumentError
@@ -98,12 +96,14 @@ class BenchmarkResult:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One repeat."""
+    """One repeat; rates per second."""
 
     load_seconds: float
     first_token_seconds: float
     prefill_rate: float
     decode_rate: float
+    read_rate: float
+    int8_rate: float
 
 
 def run(
@@ -143,29 +143,24 @@ def run(
             on_progress(done, repeats + 1)
 
     report(0)
-    with Model.load(model, cancel=cancel, **load) as opened:  # converts a checkpoint once, reads the pages once
-        path = opened.path
-        facts = _facts(opened)
-        ids = _prompt_ids(opened, prompt)
-        _measure(opened, ids, tokens, cancel)
-        threads_used, isa_used = opened.threads, opened.isa
-    peak = peak_memory_bytes()
-    report(1)
-
     passes: list[_Pass] = []
-    reads: list[float] = []
-    peaks: list[float] = []
-    limits = engine.Context(threads=threads_used, isa=isa_used)
-    for repeat in range(repeats):
-        reads.append(limits.measure_read(_read_bytes()))
-        start = time.perf_counter()
-        with Model.load(path, cancel=cancel, **load) as opened:
-            passes.append(_measure(opened, ids, tokens, cancel, load_seconds=time.perf_counter() - start))
-        peaks.append(limits.measure_int8())
-        report(repeat + 2)
-        log.debug("benchmark pass %d: %s, %.1f GB/s, %.2f TOPS", repeat, passes[-1], reads[-1] / 1e9, peaks[-1] / 1e12)
+    with Model.load(model, cancel=cancel, **load) as opened:  # converts a checkpoint once
+        ids = _prompt_ids(opened, prompt)
+        _measure(opened, ids, tokens, cancel)  # reads the pages once
+        peak = peak_memory_bytes()
+        report(1)
+        for repeat in range(repeats):
+            read = opened.context.measure_read(_read_bytes())
+            start = time.perf_counter()
+            Model.load(opened.path, **load).close()
+            loaded = time.perf_counter() - start
+            first_token, prefill, decode = _measure(opened, ids, tokens, cancel)
+            passes.append(_Pass(loaded, first_token, prefill, decode, read, opened.context.measure_int8()))
+            log.debug("benchmark pass %d: %s", repeat, passes[-1])
+            report(repeat + 2)
+        token_bytes, multiply_adds = opened.token_bytes, _multiply_adds(opened)
+        threads_used, isa_used, state_bytes = opened.threads, opened.isa, opened.state_bytes
 
-    token_bytes, multiply_adds, state_bytes = facts
     return BenchmarkResult(
         model=str(model),
         version=__version__,
@@ -180,14 +175,10 @@ def run(
         first_token_seconds=Spread.of([p.first_token_seconds for p in passes]),
         prefill_tokens_per_s=Spread.of([p.prefill_rate for p in passes]),
         decode_tokens_per_s=Spread.of([p.decode_rate for p in passes]),
-        read_bandwidth_gbs=Spread.of([read / 1e9 for read in reads]),
-        int8_tops=Spread.of([peak_rate / 1e12 for peak_rate in peaks]),
-        decode_bandwidth_share=Spread.of(
-            [token_bytes * p.decode_rate / read for p, read in zip(passes, reads, strict=True)]
-        ),
-        prefill_int8_share=Spread.of(
-            [2 * multiply_adds * p.prefill_rate / rate for p, rate in zip(passes, peaks, strict=True)]
-        ),
+        read_bandwidth_gbs=Spread.of([p.read_rate / 1e9 for p in passes]),
+        int8_tops=Spread.of([p.int8_rate / 1e12 for p in passes]),
+        decode_bandwidth_share=Spread.of([token_bytes * p.decode_rate / p.read_rate for p in passes]),
+        prefill_int8_share=Spread.of([2 * multiply_adds * p.prefill_rate / p.int8_rate for p in passes]),
         weight_bytes_per_token=token_bytes,
         multiply_adds_per_token=multiply_adds,
         state_bytes=state_bytes,
@@ -195,37 +186,30 @@ def run(
     )
 
 
-def _measure(
-    model: Model, prompt: list[int], tokens: int, cancel: CancelToken | None, *, load_seconds: float = 0.0
-) -> _Pass:
+def _measure(model: Model, prompt: list[int], tokens: int, cancel: CancelToken | None) -> tuple[float, float, float]:
+    """(seconds to the first token, prefill rate, decode rate)."""
     state = model.new_state()
     start = time.perf_counter()
     logits = model.advance(prompt, state, cancel=cancel)
     prefilled = time.perf_counter()
-    token = _likeliest(logits)
+    token = int(logits.argmax())
     first = time.perf_counter()
     for _ in range(tokens):
-        token = _likeliest(model.advance([token], state, cancel=cancel))
+        token = int(model.advance([token], state, cancel=cancel).argmax())
     end = time.perf_counter()
-    return _Pass(load_seconds, first - start, len(prompt) / (prefilled - start), tokens / (end - first))
+    return first - start, len(prompt) / (prefilled - start), tokens / (end - first)
 
 
-def _likeliest(logits: np.ndarray[Any, Any] | None) -> int:
-    assert logits is not None  # noqa: S101 (advance was asked for the last token's)
-    return int(np.argmax(logits))
-
-
-def _facts(model: Model) -> tuple[int, int, int]:
-    """(weight bytes per token, multiply-adds per token of a long prompt, state bytes)."""
+def _multiply_adds(model: Model) -> int:
+    """Of all matrix products for one token of a long prompt."""
     products = {engine.KIND_MATRIX, engine.KIND_LOW_RANK, engine.KIND_VALUE}
-    multiply_adds = sum(info.rows * info.cols for info in model.tensors() if info.kind in products)
-    return model.token_bytes, multiply_adds, model.state_bytes
+    return sum(info.rows * info.cols for info in model.tensors() if info.kind in products)
 
 
 def _prompt_ids(model: Model, n: int) -> list[int]:
-    """n tokens of prose, or of the vocabulary in turn where the model has no tokenizer that fits it."""
-    ids = model.tokenizer.encode(PROSE) if model.tokenizer is not None else []
-    if not ids or max(ids) >= model.n_vocab:
+    """n tokens of prose, or of the vocabulary in turn where the model has no tokenizer."""
+    ids = model.tokenizer.encode(PROSE) if model.has_tokenizer else []
+    if not ids:
         ids = [(token * 31 + 7) % model.n_vocab for token in range(min(n, 4096))]
     return [ids[i % len(ids)] for i in range(n)]
 
