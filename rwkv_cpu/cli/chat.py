@@ -67,7 +67,7 @@ def _greeting(model: Model, name: str) -> list[str]:
     ]
     if name == "demo":
         lines.append(
-            "Pip is tiny: it knows a few simple things and is often wrong. For real answers get a released RWKV-7 model "
-            "(a .pth file, say from https://huggingface.co/BlinkDL/rwkv7-g1) and run: rwkv-cpu chat FILE.pth"
+            "Pip is tiny: it knows a few simple things and is often wrong. For real answers get a released RWKV-7 "
+            "model (a .pth file, say from https://huggingface.co/BlinkDL/rwkv7-g1) and run: rwkv-cpu chat FILE.pth"
         )
     return [*lines, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."]

@@ -29,7 +29,7 @@ def command(file: str | None, tensors: bool, verify: bool, as_json: bool) -> Non
         found = describe_machine()
         click.echo(json.dumps(found) if as_json else _machine_text(found))
         return
-    from rwkv_cpu.cli._progress import run_with_progress
+    from rwkv_cpu.terminal.progress import run_with_progress
     from rwkv_cpu.describe import describe_file, verify_file
     from rwkv_cpu.loading import DEMO, bundled_model
 

@@ -44,7 +44,7 @@ def command(
     Without OUT the file gets the checkpoint's name and the format's: model.pth → model-q8.rwkv. Tokenizer and chat
     template travel inside.
     """
-    from rwkv_cpu.cli._progress import run_with_progress
+    from rwkv_cpu.terminal.progress import run_with_progress
     from rwkv_cpu.quantize import quantize
 
     target = out or checkpoint.with_name(f"{checkpoint.stem}-{weight_format}.rwkv")

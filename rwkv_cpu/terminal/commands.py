@@ -129,6 +129,7 @@ def _save(session: Session, argument: str) -> None:
     """Write the conversation to a file."""
     path = session.file(argument)
     session.chat.save(path)
+    session.belongs_to(path)
     session.screen.note(f"Saved to {path}; /load {path} goes on from here.")
 
 
@@ -137,6 +138,7 @@ def _load(session: Session, argument: str) -> None:
     """Go on with a saved conversation."""
     path = session.file(argument)
     session.chat = Chat.load(path, session.model)
+    session.belongs_to(path)
     n = len(session.chat.turns)
     session.screen.note(f"Loaded {path}: {n} turn{'' if n == 1 else 's'}.")
     if n:
@@ -149,7 +151,9 @@ def _show(session: Session, _argument: str) -> None:
     """Show the conversation so far."""
     if not session.chat.turns:
         session.screen.note("Nothing yet.")
-    for turn in session.chat.turns:
+    for i, turn in enumerate(session.chat.turns):
+        if i:
+            session.screen.blank()
         session.screen.say(f"> {turn.user}", "cyan")
         session.screen.say(turn.text or "(no answer)")
 

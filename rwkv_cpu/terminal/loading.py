@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rwkv_cpu import memory
-from rwkv_cpu.cancel import CancelToken
-from rwkv_cpu.terminal.screen import PatientProgress
-from rwkv_cpu.terminal.worker import cancel_on_ctrl_c, events_of
+from rwkv_cpu.terminal.progress import run_with_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,23 +42,9 @@ def open_model(
     forecast = memory.forecast_file(path, format=weight_format or "q8") if path.is_file() else None
     if forecast is not None and forecast.warning:
         warn(forecast.warning, forecast.hint)
-    cancel = CancelToken()
-
-    def load(emit: Callable[[tuple[int, int]], None]) -> Model:
-        return Model.load(
-            name,
-            format=weight_format,
-            threads=threads,
-            on_progress=lambda done, total, *_: emit((done, total)),
-            cancel=cancel,
-        )
-
-    with cancel_on_ctrl_c(cancel), PatientProgress(f"Converting {path.name}") as progress:
-        loading = events_of(load)
-        while True:
-            try:
-                event: Any = next(loading)
-            except StopIteration as ended:
-                return ended.value  # type: ignore[no-any-return]
-            if event is not None:
-                progress.update(*event)
+    return run_with_progress(
+        f"Converting {path.name}",
+        lambda on_progress, cancel: Model.load(
+            name, format=weight_format, threads=threads, on_progress=on_progress, cancel=cancel
+        ),
+    )

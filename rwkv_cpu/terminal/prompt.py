@@ -28,12 +28,17 @@ _HISTORY_BYTES = 1_000_000
 class Reader(Protocol):
     """Where messages come from."""
 
+    @property
+    def typed(self) -> bool:
+        """Whether something stood at the prompt when Ctrl-C was pressed."""
+        ...
+
     def read(self) -> str:
         """The next message, lines joined.
 
         Raises:
             EOFError: there are no more.
-            KeyboardInterrupt: Ctrl-C at the prompt; *typed* of it says whether something was typed.
+            KeyboardInterrupt: Ctrl-C at the prompt.
         """
         ...
 
@@ -54,6 +59,8 @@ def make_reader(*, fancy: bool, colours: bool, commands: Sequence[tuple[str, str
 
 class LineReader:
     r"""Lines of stdin; one that ends in a backslash goes on in the next. The prompt goes to stderr."""
+
+    typed = False
 
     def __init__(self, prompt: str = "") -> None:
         self._prompt = prompt
@@ -104,6 +111,11 @@ class _EditedReader:
         )
         self._session = session
         self._first = True
+
+    @property
+    def typed(self) -> bool:
+        """As Reader.typed."""
+        return bool(self._session.default_buffer.text)
 
     def read(self) -> str:
         """As Reader.read."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the user sees: answers, notes, errors, tables and progress, on a terminal or into a pipe.
+"""What the user sees: answers, notes, errors and tables, on a terminal or into a pipe.
 
 Answers go to stdout. On a terminal everything else does too; into a pipe, stdout carries answers alone.
 """
@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,15 +19,8 @@ from rwkv_cpu.terminal.render import WordWrap, harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
-    from typing_extensions import Self
-
-__all__ = ["PatientProgress", "Screen"]
-
-# Work shorter than this shows no progress: a bar that flashes up is noise.
-_PATIENCE_SECONDS = 1.0
-_REFRESH_SECONDS = 0.1
+__all__ = ["Screen"]
 
 
 class Screen:
@@ -106,51 +97,3 @@ class Screen:
 
     def _print(self, text: str, style: str) -> None:
         self._console.print(Text(harmless(text), style=style))
-
-
-class PatientProgress:
-    """A progress bar on stderr for work that takes longer than a second; it removes itself at the end.
-
-    Shows nothing where stderr is no terminal, or one that cannot move its cursor.
-    """
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._began = time.monotonic()
-        self._drawn = 0.0
-        self._bar: Progress | None = None
-        console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
-        self._console = console if console.is_terminal and not console.is_dumb_terminal else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def update(self, done: int, total: int) -> None:
-        """So much of it is done; *total* 0 where that is not known."""
-        now = time.monotonic()
-        if self._console is None or now - self._began < _PATIENCE_SECONDS or now - self._drawn < _REFRESH_SECONDS:
-            return
-        self._drawn = now
-        if self._bar is None:
-            self._bar = Progress(
-                TextColumn("{task.description}", style="dim"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.percentage:>3.0f}%" if total else "", style="dim"),
-                console=self._console,
-                transient=True,
-                auto_refresh=False,
-            )
-            self._bar.add_task(self._what, total=total or None)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total or None, refresh=True)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None

@@ -51,8 +51,9 @@ class Session:
             except KeyboardInterrupt:
                 if not self.screen.interactive:
                     raise
-                self.screen.note("Ctrl-D leaves, /help lists what else there is.")
-                self.screen.blank()
+                if not reader.typed:
+                    self.screen.note("Ctrl-D leaves, /help lists what else there is.")
+                    self.screen.blank()
                 continue
             if not line.strip():
                 continue
@@ -97,17 +98,19 @@ class Session:
         if answer.stats is not None:
             self._last = answer.stats
             if self.show_stats:
-                self.screen.note(
-                    f"[{speed_line(answer.stats)}, {memory.human_bytes(memory.resident_bytes())} of memory]"
-                )
+                self.screen.note(f"[{speed_line(answer.stats)}, {memory.human_bytes(memory.resident_bytes())}]")
 
     def file(self, argument: str) -> Path:
-        """The file a command names; without a name the one before."""
+        """The file a command names; without a name the conversation's own."""
         if argument:
-            self._file = Path(argument).expanduser()
+            return Path(argument).expanduser()
         if self._file is None:
             raise ArgumentError("which file? Give its name", hint="for example /save talk.json")
         return self._file
+
+    def belongs_to(self, file: Path) -> None:
+        """The conversation was saved to or loaded from *file*."""
+        self._file = file
 
     def settings(self) -> dict[str, Any]:
         """What /set shows and changes."""
@@ -183,10 +186,14 @@ def run_chat(model: Model, chat: Chat, *, show_stats: bool, history: bool, greet
 def speed_line(stats: Stats) -> str:
     """One line of figures about an answer."""
     return (
-        f"{stats.generated_tokens} tokens, {stats.tokens_per_second:.1f} tokens/s; "
-        f"read {stats.prompt_tokens} in {stats.prefill_seconds:.2f} s; "
-        f"first word after {stats.first_token_seconds:.2f} s"
+        f"{stats.generated_tokens} tokens at {stats.tokens_per_second:.{1 if stats.tokens_per_second < 100 else 0}f}/s, "
+        f"{stats.prompt_tokens} read in {_duration(stats.prefill_seconds)}, "
+        f"first after {_duration(stats.first_token_seconds)}"
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _text_of(error: BaseException) -> str:

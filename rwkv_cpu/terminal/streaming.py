@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from rwkv_cpu.cancel import CancelToken
-from rwkv_cpu.terminal.screen import PatientProgress
+from rwkv_cpu.terminal.progress import PatientProgress
 from rwkv_cpu.terminal.worker import cancel_on_ctrl_c, events_of
 
 if TYPE_CHECKING:
