@@ -72,7 +72,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Path]:
 
     options.folder.mkdir(parents=True, exist_ok=True)
     stem = options.folder / f"synthetic-{options.size}-zeros{options.zeros:g}"
-    source, ours = stem.with_suffix(".pth"), Path(f"{stem}-{options.format}.rwkv")
+    source, ours = Path(f"{stem}.pth"), Path(f"{stem}-{options.format}.rwkv")
     peer = Path(f"{stem}-{PEER_FORMAT[options.format]}.gguf")
     if not source.exists():
         synthetic.main([options.size, str(source), "--zeros", str(options.zeros)])
@@ -80,7 +80,7 @@ def prepare(options: argparse.Namespace) -> tuple[Path, Path]:
         quantize.quantize(source, ours, format=options.format)
     if not peer.exists():
         vocabulary = HERE.parent / "rwkv_cpu" / "data" / "rwkv_vocab_v20230424.txt"
-        partial = peer.with_suffix(".part")
+        partial = Path(f"{peer}.part")
         command = [options.peer_python, HERE / "peer_gguf.py", source, partial, "--vocabulary", vocabulary]
         subprocess.run([*map(str, command), "--type", PEER_FORMAT[options.format]], check=True)
         partial.rename(peer)

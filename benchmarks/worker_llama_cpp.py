@@ -33,8 +33,8 @@ def main() -> None:
     def decode(tokens: list[int]) -> None:
         for first in range(0, len(tokens), 512):
             part = tokens[first : first + 512]
-            batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(part))(*part), len(part))
-            if llama_cpp.llama_decode(context, batch):
+            array = (llama_cpp.llama_token * len(part))(*part)  # the batch points into it, so it must stay
+            if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, len(part))):
                 raise SystemExit("llama_decode failed")
         llama_cpp.llama_get_logits(context)
 
