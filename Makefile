@@ -98,7 +98,7 @@ asan: $(VENV)/.developer
 
 # Address space randomisation is off because older ThreadSanitizer run times cannot place their shadow otherwise.
 C_SOURCES = $(shell find src -name '*.c')
-C_FLAGS := -std=c11 -D_GNU_SOURCE -DRWKVC_VERSION='"test"' -ffp-contract=off -pthread -Wall -Wextra -Isrc
+C_FLAGS := -std=c11 -DRWKVC_VERSION='"test"' -ffp-contract=off -pthread -Wall -Wextra -Isrc
 TSAN_MODEL ?= rwkv_cpu/data/demo.rwkv
 tsan:
 	@mkdir -p build/tsan

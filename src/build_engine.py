@@ -50,7 +50,7 @@ def package_version() -> str:
     text = (ROOT / "rwkv_cpu" / "_version.py").read_text("utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if match is None:
-        raise ValueError("rwkv_cpu/_version.py has no line __version__ = \"...\"")
+        raise ValueError('rwkv_cpu/_version.py has no line __version__ = "..."')
     return match.group(1)
 
 
@@ -77,7 +77,7 @@ ffi.set_source(
     sources=relative("*.c"),
     depends=relative("*.h"),  # includes *.inc.h: a changed kernel rebuilds
     include_dirs=["src"],
-    define_macros=[("RWKVC_VERSION", f'"{package_version()}"'), ("_GNU_SOURCE", "1")],
+    define_macros=[("RWKVC_VERSION", f'"{package_version()}"')],
     extra_compile_args=compile_flags,
     extra_link_args=link_flags,
     libraries=["m"],
