@@ -316,7 +316,7 @@ class _Output:
         crc = 0
         for at in range(0, packed.nbytes, _WRITE_BYTES):
             self._workers.check()
-            part = packed[at : at + _WRITE_BYTES]
+            part = packed.data[at : at + _WRITE_BYTES]
             crc = zlib.crc32(part, crc)
             self._writer.write(self._header_bytes + info.offset + at, part)
         info.crc32 = crc

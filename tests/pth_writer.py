@@ -51,10 +51,11 @@ class Archive:
     found: Any = field(default_factory=dict)
 
     def add(self, name: str, array: np.ndarray[Any, Any], *, parameter: bool = False) -> Stored:
-        """An array as a tensor with its own storage; uint16 stands for bf16."""
-        array = np.asarray(array, order="C")
+        """An array as a tensor with its own storage, transposed if it is; uint16 stands for bf16."""
+        if not array.flags.f_contiguous:
+            array = np.asarray(array, order="C")
         key = str(len(self.storages))
-        self.storages[key] = array.tobytes()
+        self.storages[key] = array.tobytes("A")
         dtype = "bool" if array.dtype == np.bool_ else DTYPE_OF[array.dtype.str[1:]]
         strides = tuple(s // array.itemsize for s in array.strides)
         self.found[name] = Stored(key, dtype, array.size, array.shape, strides, parameter=parameter)

@@ -29,9 +29,9 @@ def command(file: str | None, tensors: bool, verify: bool, as_json: bool) -> Non
         found = describe_machine()
         click.echo(json.dumps(found) if as_json else _machine_text(found))
         return
-    from rwkv_cpu.terminal.progress import run_with_progress
     from rwkv_cpu.describe import describe_file, verify_file
     from rwkv_cpu.loading import DEMO, bundled_model
+    from rwkv_cpu.terminal.progress import run_with_progress
 
     path = str(bundled_model()) if file == DEMO else file
     found = describe_file(path, tensors=tensors)

@@ -44,10 +44,10 @@ def command(
     Without OUT the file gets the checkpoint's name and the format's: model.pth → model-q8.rwkv. Tokenizer and chat
     template travel inside.
     """
-    from rwkv_cpu.terminal.progress import run_with_progress
     from rwkv_cpu.quantize import quantize
+    from rwkv_cpu.terminal.progress import run_with_progress
 
-    target = out or checkpoint.with_name(f"{checkpoint.stem}-{weight_format}.rwkv")
+    target = out or checkpoint.parent / f"{checkpoint.stem}-{weight_format}.rwkv"
     report = run_with_progress(
         f"{checkpoint.name} → {target.name}",
         lambda on_progress, cancel: quantize(
