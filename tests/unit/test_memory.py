@@ -79,7 +79,17 @@ def test_without_limits_the_machine_counts(tmp_path):
     assert memory._available(tmp_path / "none", tmp_path) == (None, "machine")
 
 
-@pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.2 kB"), (123456, "123 kB"),
-                                         (4_900_000, "4.9 MB"), (999_600, "1.0 MB"), (7_900_000_000, "7.9 GB")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1234, "1.2 kB"),
+        (123456, "123 kB"),
+        (4_900_000, "4.9 MB"),
+        (999_600, "1.0 MB"),
+        (7_900_000_000, "7.9 GB"),
+    ],
+)
 def test_sizes_read_well(n, text):
     assert memory.human_bytes(n) == text

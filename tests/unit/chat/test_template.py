@@ -65,8 +65,11 @@ def test_fields_a_newer_file_adds_are_ignored_and_missing_ones_are_worlds():
 
 @pytest.mark.parametrize(
     "damaged",
-    [b"\xff\xfe", b"{", b"[]", b"3", b'{"user": 3}', b'{"user": ""}', b'{"stop": "x"}', b'{"stop": [""]}', b'{"sampling": []}',
-     b'{"sampling": {"temperature": "hot"}}', b"[" * 70000, b"[" * 60000, b"unknown-name"],
+    [
+        b"\xff\xfe", b"{", b"[]", b"3", b"[" * 70000, b"[" * 60000, b"unknown-name",
+        b'{"user": 3}', b'{"user": ""}', b'{"stop": "x"}', b'{"stop": [""]}', b'{"sampling": []}',
+        b'{"sampling": {"temperature": "hot"}}',
+    ],
 )  # fmt: skip
 def test_a_damaged_template_is_a_format_error(damaged):
     with pytest.raises(FormatError):
