@@ -134,8 +134,8 @@ static void KERNEL(q8_quantise)(const float *x, uint32_t n_inputs, uint32_t part
         vf lo = left >= 16 ? vf_load(x + at) : left ? vf_load_n(x + at, left) : vf_zero();
         vf hi = left >= 32 ? vf_load(x + at + 16) : left > 16 ? vf_load_n(x + at + 16, left - 16) : vf_zero();
         float largest = vf_largest(vf_max(vf_abs(lo), vf_abs(hi)));
-        /* below 1e-30 the inverse would not be finite */
-        float scale = largest > 1e-30f ? largest / 127.0f : 0, inverse = largest > 1e-30f ? 127.0f / largest : 0;
+        /* below 1e-30 the inverse would not be finite; a NaN goes on into the scale, so that it shows in the end */
+        float scale = largest < 1e-30f ? 0 : largest / 127.0f, inverse = largest < 1e-30f ? 0 : 127.0f / largest;
         vf k = vf_set1(inverse);
         vf q_lo = vf_round(vf_max(vf_min(vf_mul(lo, k), most), least));
         vf q_hi = vf_round(vf_max(vf_min(vf_mul(hi, k), most), least));

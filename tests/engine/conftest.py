@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's inner functions for tests: a private extension made of all of src/, with the kernels' table open.
+
+The package's own extension exports the public interface only. Building takes some seconds, so the result is kept in
+pytest's cache until a source changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cffi import FFI
+
+from rwkv_cpu import engine
+
+ROOT = Path(__file__).resolve().parents[2]
+SRC = ROOT / "src"
+
+INNER = """
+typedef enum { RWKVC_STORE, RWKVC_ADD, RWKVC_TANH, RWKVC_SIGMOID, RWKVC_RELU2 } rwkvc_epilogue;
+typedef struct { const uint8_t *data; uint32_t kind, format, rows, cols; } rwkvc_tensor;
+typedef struct {
+    int8_t *values; float *scales; int32_t *offsets; uint32_t groups, columns, tile;
+} rwkvc_q8_input;
+typedef struct { uint32_t column[4]; int8_t value[4]; } rwkvc_sparse_quad;
+typedef struct {
+    uint32_t tokens, head_size, ld;
+    const float *r; float *w; float *k; float *v; float *a; float *kk; const float *v_mix; float *v_first;
+    const float *g; float *y;
+    const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *ln_weight, *ln_bias;
+    float gn_eps; const float *state_in; float *state_out; uint64_t state_step;
+} rwkvc_wkv7;
+typedef struct {
+    const char *name;
+    uint32_t q8_tile, plain_tile;
+    void (*q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
+    void (*value_sparse)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, const uint32_t *first,
+                         const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets, float *out);
+    void (*value_repack)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, uint8_t *panels);
+    void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,
+                         const float *x, uint32_t ldx, uint32_t n, _Bool sparse, float *out);
+    void (*q8_quantise)(const float *x, uint32_t n_inputs, uint32_t parts, uint32_t first_column,
+                        const rwkvc_q8_input *input);
+    void (*embedding)(const rwkvc_tensor *emb, uint32_t row, float *out);
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps, float *y);
+    void (*token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y);
+    void (*finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes, float *out,
+                   uint64_t ld);
+    void (*wkv7)(const rwkvc_wkv7 *head);
+    void (*elementary)(uint32_t which, const float *x, uint32_t n, float *y);
+    ...;
+} rwkvc_kernels;
+const rwkvc_kernels *rwkvc_kernels_get(const char *isa);
+uint16_t rwkvc_float_to_half(float value);
+float rwkvc_half_to_float(uint16_t half);
+uint32_t flush_to_zero(int on);
+"""
+
+PREAMBLE = """
+#include "kernels/kernels.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+/* What a host that wants speed at any price does to its thread; returns whether there is such a switch. */
+static uint32_t flush_to_zero(int on) {
+#if defined(__x86_64__)
+    _mm_setcsr(on ? _mm_getcsr() | 0x8040 : _mm_getcsr() & ~0x8040u);
+    return 1;
+#else
+    return on * 0;
+#endif
+}
+"""
+
+
+def _sources() -> list[Path]:
+    return sorted(SRC.rglob("*.c"))
+
+
+def _digest() -> str:
+    digest = hashlib.sha256(f"{sys.version}{INNER}{PREAMBLE}".encode())
+    for path in sorted(SRC.rglob("*.[ch]")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(folder: Path, name: str) -> Path:
+    header = (SRC / "rwkv_cpu.h").read_text("utf-8")
+    ffi = FFI()
+    ffi.cdef(header.split("/* cdef: begin */")[1].split("/* cdef: end */")[0] + INNER)
+    ffi.set_source(
+        name,
+        PREAMBLE,
+        sources=[str(path) for path in _sources()],
+        include_dirs=[str(SRC)],
+        extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-w", '-DRWKVC_VERSION="test"'],
+        libraries=["m", "pthread"],
+        py_limited_api=False,
+    )
+    return Path(ffi.compile(tmpdir=str(folder)))
+
+
+@pytest.fixture(scope="session")
+def inner(request: pytest.FixtureRequest) -> Any:
+    """The private extension: .ffi and .lib."""
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        pytest.skip("needs a C compiler")
+    folder = Path(request.config.cache.mkdir("rwkv_cpu-engine"))  # type: ignore[union-attr]
+    name = f"_inner_{_digest()}"
+    built = sorted(folder.glob(f"{name}*.so")) or [_build(folder, name)]
+    spec = importlib.util.spec_from_file_location(name, built[0])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+USABLE = [isa.name for isa in engine.isas() if isa.usable]
+
+
+@pytest.fixture(params=[isa.name for isa in engine.isas()])
+def kernels(request: pytest.FixtureRequest, inner: Any) -> Any:
+    """The kernels of each instruction set that this machine runs; asserts that they are what was asked for."""
+    if request.param not in USABLE:
+        pytest.skip(f"this CPU has no {request.param}")
+    table = inner.lib.rwkvc_kernels_get(request.param.encode())
+    assert table != inner.ffi.NULL
+    assert inner.ffi.string(table.name).decode() == request.param
+    return table
+
+
+@pytest.fixture
+def scalar(inner: Any) -> Any:
+    """The reference kernels."""
+    return inner.lib.rwkvc_kernels_get(b"scalar")

@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kernel on every instruction set: exact against numpy where it is integer, the same bits as scalar elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rwkv_cpu import engine
+
+GUARD = 64
+COLS = [1, 31, 32, 33, 64, 95, 96, 100, 257, 1024]
+
+
+class Guarded:
+    """An array with guard bytes on both sides, so that a write outside it shows."""
+
+    def __init__(self, ffi: Any, shape: tuple[int, ...] | int, dtype: Any) -> None:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        raw = np.full(size + 2 * GUARD + 64, 0xA5, np.uint8)
+        start = -raw.ctypes.data % 64 + GUARD
+        self._raw, self._inside = raw, slice(start, start + size)
+        self.array = raw[self._inside].view(dtype).reshape(shape)
+        self.array[...] = 0
+        self.pointer = ffi.from_buffer(
+            {"f": "float[]", "i": "int32_t[]", "u": "uint8_t[]"}[np.dtype(dtype).kind]
+            if np.dtype(dtype).itemsize != 1 or np.dtype(dtype).kind == "u"
+            else "int8_t[]",
+            self.array,
+            require_writable=True,
+        )
+        if np.dtype(dtype) == np.uint32:
+            self.pointer = ffi.cast("uint32_t *", self.pointer)
+
+    def check(self) -> None:
+        """Nothing outside was written."""
+        outside = np.ones(self._raw.size, bool)
+        outside[self._inside] = False
+        assert (self._raw[outside] == 0xA5).all()
+
+
+class Input:
+    """Activations for q8 products, quantised by the kernels under test."""
+
+    def __init__(self, inner: Any, kernels: Any, x: np.ndarray, parts: int = 1) -> None:
+        ffi = inner.ffi
+        tokens, cols = x.shape
+        self.groups = -(-cols // 64) * 2
+        self.columns = tokens * parts
+        self.values = Guarded(ffi, self.groups * 32 * self.columns, np.int8)
+        self.scales = Guarded(ffi, self.groups * self.columns, np.float32)
+        self.offsets = Guarded(ffi, self.groups * self.columns, np.int32)
+        self.raw = ffi.new("rwkvc_q8_input *")
+        self.raw.values, self.raw.scales = self.values.pointer, self.scales.pointer
+        self.raw.offsets = ffi.cast("int32_t *", self.offsets.pointer)
+        self.raw.groups, self.raw.columns, self.raw.tile = self.groups, self.columns, kernels.q8_tile
+        self.tile = int(kernels.q8_tile)
+        x = np.ascontiguousarray(x, np.float32)
+        for t in range(tokens):
+            kernels.q8_quantise(ffi.from_buffer("float[]", x[t]), cols, parts, t * parts, self.raw)
+        for guarded in (self.values, self.scales, self.offsets):
+            guarded.check()
+
+    def column(self, c: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Integers [groups * 32], scales and offsets [groups] of one column, found by the documented layout."""
+        base = c // self.tile * self.tile
+        n, t = min(self.tile, self.columns - base), c % self.tile
+        per = self.groups * 32
+        values = self.values.array[base * per : (base + n) * per].reshape(self.groups, 8, n, 4)[:, :, t].reshape(-1)
+        scales = self.scales.array[base * self.groups : (base + n) * self.groups].reshape(self.groups, n)[:, t]
+        offsets = self.offsets.array[base * self.groups : (base + n) * self.groups].reshape(self.groups, n)[:, t]
+        return values.astype(np.int64), scales, offsets
+
+
+def packed(weights: np.ndarray, kind: int, fmt: int = engine.FORMAT_Q8) -> tuple[engine.TensorInfo, np.ndarray]:
+    rows, cols = weights.shape
+    info = engine.TensorInfo("w", kind, fmt, None, (rows, cols), False, rows, cols)
+    size = engine.packed_bytes(info)
+    raw = np.zeros(size + 64, np.uint8)
+    buffer = raw[-raw.ctypes.data % 64 :][:size]
+    engine.pack(info, np.ascontiguousarray(weights, np.float32), "f32", 0, engine.packed_panels(info), buffer)
+    return info, buffer
+
+
+def integer_weights(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
+    """Integers whose q8 form is exact: every group holds a 127, so that its scale is 1."""
+    weights = rng.integers(-127, 128, (rows, cols)).astype(np.float32)
+    weights[:, ::32] = 127
+    return weights
+
+
+# ---------------------------------------------------------------------------------------------- q8
+
+
+@pytest.mark.parametrize("cols", COLS)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_quantised_activations_equal_numpy(inner: Any, kernels: Any, cols: int, parts: int) -> None:
+    rng = np.random.default_rng(cols)
+    x = (rng.standard_normal((5, cols)) * 10.0 ** rng.integers(-3, 4, (5, 1))).astype(np.float32)
+    x[1, :] = 0
+    if cols >= 64:
+        x[2, 32:64] = 0
+    got = Input(inner, kernels, x, parts)
+    padded = np.zeros((5, got.groups * 32), np.float32)
+    padded[:, :cols] = x
+    for t in range(5):
+        groups = padded[t].reshape(-1, 32)
+        largest = np.abs(groups).max(1)
+        scale = largest / np.float32(127)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inverse = np.where(largest > 1e-30, np.float32(127) / largest, np.float32(0)).astype(np.float32)
+        q = np.rint(np.clip(groups * inverse[:, None], -127, 127))
+        values, scales, offsets = got.column(t * parts)
+        assert np.array_equal(values, q.reshape(-1))
+        assert np.array_equal(scales, scale)
+        assert np.array_equal(offsets, -128 * q.sum(1))
+        if parts == 2:
+            fine, fine_scales, _ = got.column(2 * t + 1)
+            whole = values.reshape(-1, 32) * scales[:, None].astype(float)
+            whole += fine.reshape(-1, 32) * fine_scales[:, None].astype(float)
+            assert np.abs(whole - groups).max(initial=0) <= largest.max() / 127 / 254 * 0.51 + 1e-37
+
+
+@pytest.mark.parametrize("cols", COLS)
+@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 12, 13, 25])
+def test_integer_products_equal_numpy_exactly(inner: Any, kernels: Any, cols: int, tokens: int) -> None:
+    """Scales of 1 on both sides: the kernel's result is the integer itself."""
+    rng = np.random.default_rng(tokens * 1000 + cols)
+    weights, x = integer_weights(rng, 16, cols), rng.integers(-127, 128, (tokens, cols)).astype(np.float32)
+    x[:, ::32] = -127
+    _, buffer = packed(weights, engine.KIND_MATRIX)
+    acts = Input(inner, kernels, x)
+    expected = x.astype(np.int64) @ weights.T.astype(np.int64)
+    panel = inner.ffi.from_buffer("uint8_t[]", buffer)
+    for first in range(0, tokens, acts.tile):
+        n = min(acts.tile, tokens - first)
+        out = Guarded(inner.ffi, (n, 16), np.float32)
+        kernels.q8_panel(panel, acts.raw, first, n, out.pointer)
+        out.check()
+        assert np.array_equal(out.array, expected[first : first + n])
+
+
+@pytest.mark.parametrize("extreme", [127, -127])
+def test_extreme_products_do_not_saturate(inner: Any, kernels: Any, extreme: int) -> None:
+    weights, x = np.full((16, 64), extreme, np.float32), np.full((1, 64), -127, np.float32)
+    _, buffer = packed(weights, engine.KIND_MATRIX)
+    out = Guarded(inner.ffi, 16, np.float32)
+    kernels.q8_panel(inner.ffi.from_buffer("uint8_t[]", buffer), Input(inner, kernels, x).raw, 0, 1, out.pointer)
+    assert (out.array == 64 * extreme * -127).all()
+
+
+@pytest.mark.parametrize("cols", [32, 100, 1024])
+def test_q8_products_have_the_same_bits_as_scalar(inner: Any, kernels: Any, scalar: Any, cols: int) -> None:
+    rng = np.random.default_rng(cols)
+    _, buffer = packed(rng.standard_normal((16, cols)), engine.KIND_MATRIX)
+    x = rng.standard_normal((13, cols)).astype(np.float32)
+    panel = inner.ffi.from_buffer("uint8_t[]", buffer)
+    found = []
+    for table in (kernels, scalar):
+        acts = Input(inner, table, x)
+        out = np.zeros((13, 16), np.float32)
+        for first in range(0, 13, acts.tile):
+            n = min(acts.tile, 13 - first)
+            table.q8_panel(panel, acts.raw, first, n, inner.ffi.from_buffer("float[]", out[first:]))
+        found.append(out.tobytes())
+    assert found[0] == found[1]
+
+
+def sparse_list(inner: Any, acts: Input) -> tuple[Any, Any, list[Any]]:
+    """Non-zero inputs as value_sparse wants them (and some entries behind the end, which it may prefetch)."""
+    values, _, _ = acts.column(0)
+    first, quads = [0], []
+    for g in range(acts.groups):
+        nonzero = [i for i in range(32 * g, 32 * g + 32) if values[i]]
+        quads += [nonzero[i : i + 4] for i in range(0, len(nonzero), 4)]
+        first.append(len(quads))
+    raw = inner.ffi.new("rwkvc_sparse_quad[]", len(quads) + 8)
+    for entry, columns in zip(raw, quads, strict=False):
+        entry.column = [*columns, *[columns[0]] * (4 - len(columns))]
+        entry.value = [*(int(values[c]) for c in columns), *[0] * (4 - len(columns))]
+    return inner.ffi.new("uint32_t[]", first), raw, quads
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(64, 32), (128, 100), (256, 96), (320, 257), (576, 1024)])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
+def test_sparse_and_dense_value_products_agree_to_the_bit(
+    inner: Any, kernels: Any, rows: int, cols: int, zeros: float
+) -> None:
+    ffi, rng = inner.ffi, np.random.default_rng(rows + cols)
+    weights = rng.standard_normal((rows, cols))
+    x = (rng.standard_normal((1, cols)) * (rng.random((1, cols)) >= zeros)).astype(np.float32)
+    info, buffer = packed(weights, engine.KIND_VALUE)
+    acts = Input(inner, kernels, x)
+    first, quads, _ = sparse_list(inner, acts)
+    groups = -(-cols // 32)
+    exact = (
+        engine.unpack(info, buffer)
+        @ np.concatenate([acts.column(0)[0].reshape(-1, 32) * acts.column(0)[1][:, None]]).reshape(-1)[:cols]
+    )
+    for panel in range(0, rows, 256):
+        height = min(256, rows - panel)
+        start = buffer[panel * groups * 34 :]
+        for piece in range(height // 64):
+            sparse = Guarded(ffi, 64, np.float32)
+            kernels.value_sparse(
+                ffi.from_buffer("uint8_t[]", start), height, piece, groups, first, quads,
+                acts.raw.scales, acts.raw.offsets, sparse.pointer,
+            )  # fmt: skip
+            sparse.check()
+            panels = Guarded(ffi, (4, acts.groups // 2, 1088), np.uint8)
+            kernels.value_repack(ffi.from_buffer("uint8_t[]", start), height, piece, groups, panels.pointer)
+            panels.check()
+            dense = np.zeros((4, 16), np.float32)
+            for v in range(4):
+                pointer = ffi.from_buffer("uint8_t[]", panels.array[v])
+                kernels.q8_panel(pointer, acts.raw, 0, 1, ffi.from_buffer("float[]", dense[v]))
+            # lane l of panel v is row 16 (l / 4) + 4 v + l % 4
+            ordered = dense.reshape(4, 4, 4).transpose(1, 0, 2).reshape(64)
+            assert np.array_equal(sparse.array, ordered)
+            part = exact[panel + 64 * piece :][:64]
+            assert np.allclose(sparse.array, part, rtol=1e-4, atol=1e-4 * max(1, np.abs(part).max()))
+
+
+# ------------------------------------------------------------------------------------- f32 and f16
+
+
+@pytest.mark.parametrize("fmt", [engine.FORMAT_F32, engine.FORMAT_F16])
+@pytest.mark.parametrize("cols", [1, 7, 64, 100])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_float_products(inner: Any, kernels: Any, scalar: Any, fmt: int, cols: int, sparse: bool) -> None:
+    ffi, rng = inner.ffi, np.random.default_rng(cols)
+    weights = rng.standard_normal((16 * 6, cols)).astype(np.float16).astype(np.float32)
+    _, buffer = packed(weights, engine.KIND_MATRIX, fmt)
+    panel_bytes = len(buffer) // 6
+    for tokens in sorted({1, 2, int(kernels.plain_tile)}):
+        x = (rng.standard_normal((tokens, cols)) * (rng.random((tokens, cols)) < 0.5)).astype(np.float32)
+        found = []
+        for table in (kernels, scalar):
+            out = Guarded(ffi, (tokens, 6, 16), np.float32)
+            for t in range(0, tokens, table.plain_tile):
+                n = min(int(table.plain_tile), tokens - t)
+                table.plain_panels(
+                    ffi.from_buffer("uint8_t[]", buffer), panel_bytes, 6, fmt, cols, ffi.from_buffer("float[]", x[t:]),
+                    cols, n, sparse, ffi.from_buffer("float[]", out.array[t:]),
+                )  # fmt: skip
+            out.check()
+            found.append(out.array)
+        assert found[0].tobytes() == found[1].tobytes()
+        assert np.allclose(found[0].reshape(tokens, -1), x @ weights.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fmt", [engine.FORMAT_F32, engine.FORMAT_F16, engine.FORMAT_Q8])
+@pytest.mark.parametrize("cols", [16, 64, 80])
+def test_embedding_rows_are_the_stored_values(inner: Any, kernels: Any, fmt: int, cols: int) -> None:
+    rng = np.random.default_rng(cols)
+    info, buffer = packed(rng.standard_normal((7, cols)), engine.KIND_EMBEDDING, fmt)
+    raw = inner.ffi.new("rwkvc_tensor *")
+    data = inner.ffi.from_buffer("uint8_t[]", buffer)
+    raw.data, raw.kind, raw.format, raw.rows, raw.cols = data, info.kind, fmt, 7, cols
+    expected = engine.unpack(info, buffer)
+    for row in range(7):
+        out = Guarded(inner.ffi, cols, np.float32)
+        kernels.embedding(raw, row, out.pointer)
+        out.check()
+        assert np.array_equal(out.array, expected[row])
+
+
+def test_half_conversion_is_exact(inner: Any) -> None:
+    halves = np.arange(65536, dtype=np.uint16)
+    floats = np.array([inner.lib.rwkvc_half_to_float(int(h)) for h in halves], np.float32)
+    expected = halves.view(np.float16).astype(np.float32)
+    assert np.array_equal(floats, expected, equal_nan=True)
+    rng = np.random.default_rng(0)
+    values = np.concatenate(
+        [
+            rng.integers(0, 1 << 32, 20000, dtype=np.uint64).astype(np.uint32).view(np.float32),
+            expected[np.isfinite(expected)][::7] * np.float32(1 + 2**-12),
+            (expected[1:31000:5] + expected[2:31001:5]) / 2,  # ties
+        ]
+    )
+    values = values[~np.isnan(values)].astype(np.float32)
+    got = np.array([inner.lib.rwkvc_float_to_half(float(v)) for v in values], np.uint16)
+    with np.errstate(over="ignore"):
+        assert np.array_equal(got, values.astype(np.float16).view(np.uint16))
+
+
+# ------------------------------------------------------------------------------------- elementwise
+
+ELEMENTARY = {"exp": (0, np.exp, 2), "tanh": (1, np.tanh, 3), "sigmoid": (2, lambda x: 1 / (1 + np.exp(-x)), 3)}
+
+
+@pytest.mark.parametrize("name", ELEMENTARY)
+def test_elementary_functions(inner: Any, kernels: Any, scalar: Any, name: str) -> None:
+    which, exact, ulps = ELEMENTARY[name]
+    x = np.concatenate([np.linspace(-110, 90, 40000), np.linspace(-1, 1, 40000), [0.0, -0.0] * 8])
+    x = np.resize(x.astype(np.float32), x.size // 16 * 16)
+    found = []
+    for table in (kernels, scalar):
+        y = Guarded(inner.ffi, x.size, np.float32)
+        table.elementary(which, inner.ffi.from_buffer("float[]", x), x.size, y.pointer)
+        y.check()
+        found.append(y.array)
+    assert found[0].tobytes() == found[1].tobytes()
+    with np.errstate(over="ignore"):
+        expected = exact(x.astype(np.float64))
+        finite = expected < np.finfo(np.float32).max
+        assert np.isinf(found[0][~finite]).all()
+        step = np.spacing(np.maximum(np.abs(expected[finite]), np.float32(1e-38)).astype(np.float32))
+        # below exp(-88.7) sigmoid is 0: its true value is subnormal
+        assert (np.abs(found[0][finite] - expected[finite]) <= ulps * step + 1e-37).all()
+
+
+@pytest.mark.parametrize("n", [16, 48, 768])
+def test_layer_norm_and_token_shift(inner: Any, kernels: Any, scalar: Any, n: int) -> None:
+    ffi, rng = inner.ffi, np.random.default_rng(n)
+    x, w, b = (rng.standard_normal(n).astype(np.float32) for _ in range(3))
+    pointers = [ffi.from_buffer("float[]", a) for a in (x, w, b)]
+    norms, shifts = [], []
+    for table in (kernels, scalar):
+        y, z = Guarded(ffi, n, np.float32), Guarded(ffi, n, np.float32)
+        table.layer_norm(*pointers, n, 1e-5, y.pointer)
+        table.token_shift(*pointers, n, z.pointer)
+        y.check()
+        z.check()
+        norms.append(y.array)
+        shifts.append(z.array)
+    assert norms[0].tobytes() == norms[1].tobytes()
+    assert shifts[0].tobytes() == shifts[1].tobytes()
+    wide = x.astype(float)
+    assert np.allclose(norms[0], (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5) * w + b, atol=1e-5)
+    assert np.allclose(shifts[0], x + (w - x) * b, atol=1e-5)
+
+
+@pytest.mark.parametrize("lanes", [1, 5, 15, 16])
+def test_epilogues_write_only_their_lanes(inner: Any, kernels: Any, lanes: int) -> None:
+    rng = np.random.default_rng(lanes)
+    sums = rng.standard_normal((3, 16)).astype(np.float32)
+    before = rng.standard_normal((3, lanes)).astype(np.float32)
+    meaning = {
+        "RWKVC_STORE": sums,
+        "RWKVC_ADD": np.pad(before, ((0, 0), (0, 16 - lanes))) + sums,
+        "RWKVC_TANH": np.tanh(sums),
+        "RWKVC_SIGMOID": 1 / (1 + np.exp(-sums)),
+        "RWKVC_RELU2": np.maximum(sums, 0) ** 2,
+    }
+    for name, expected in meaning.items():
+        out = Guarded(inner.ffi, (3, lanes), np.float32)
+        out.array[...] = before
+        code = getattr(inner.lib, name)
+        kernels.finish(code, inner.ffi.from_buffer("float[]", sums), 16, 3, lanes, out.pointer, lanes)
+        out.check()
+        assert np.allclose(out.array, expected[:, :lanes], atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- wkv
+
+
+def wkv7_reference(p: dict[str, np.ndarray], state: np.ndarray, layer0: bool) -> tuple[np.ndarray, np.ndarray]:
+    """RWKV-7's time mix of one head in f64 (ARCHITECTURES section 6); state [key, value]."""
+    p = {name: value.astype(np.float64) for name, value in p.items()}
+    s, out = state.astype(np.float64).T, []  # [value, key]
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    for t in range(len(p["r"])):
+        decay = np.exp(-np.exp(-0.5) * sigmoid(p["w0"] + p["w"][t]))
+        a = sigmoid(p["a0"] + p["a"][t])
+        kk = p["k"][t] * p["k_k"]
+        kk = kk / max(np.linalg.norm(kk), 1e-12)
+        k = p["k"][t] * (1 + (a - 1) * p["k_a"])
+        v = p["v"][t]
+        if not layer0:
+            v = v + (p["v_first"][t] - v) * sigmoid(p["v0"] + p["v_mix"][t])
+        sa = -(s @ kk)
+        s = s * decay + np.outer(sa, kk * a) + np.outer(v, k)
+        y = s @ p["r"][t]
+        y = (y - y.mean()) / np.sqrt(y.var() + 64e-5) * p["ln_weight"] + p["ln_bias"]
+        y = y + (p["r"][t] * k * p["r_k"]).sum() * v
+        out.append(y * p["g"][t])
+    return np.array(out), s.T
+
+
+@pytest.mark.parametrize("n", [8, 16, 24, 40, 64, 128])
+@pytest.mark.parametrize("layer0", [True, False])
+def test_wkv7(inner: Any, kernels: Any, scalar: Any, n: int, layer0: bool) -> None:
+    ffi, rng, tokens = inner.ffi, np.random.default_rng(n), 5
+    per_token = ("r", "w", "k", "v", "a", "v_mix", "v_first", "g")
+    vectors = ("w0", "a0", "v0", "k_k", "k_a", "r_k", "ln_weight", "ln_bias")
+    p = {name: rng.standard_normal((tokens, n)).astype(np.float32) for name in per_token}
+    p |= {name: rng.standard_normal(n).astype(np.float32) for name in vectors}
+    state = rng.standard_normal((n, n)).astype(np.float32)
+    expected, expected_state = wkv7_reference(p, state, layer0)
+    found = []
+    for table in (kernels, scalar):
+        arrays = {}
+        for name, value in {**p, "kk": np.zeros((tokens, n)), "y": np.zeros((tokens, n))}.items():
+            arrays[name] = Guarded(ffi, value.shape, np.float32)
+            arrays[name].array[...] = value
+        states = Guarded(ffi, (tokens, n, n), np.float32)
+        head = ffi.new("rwkvc_wkv7 *")
+        head.tokens, head.head_size, head.ld, head.gn_eps, head.state_step = tokens, n, n, 64e-5, n * n
+        for name, guarded in arrays.items():
+            setattr(head, name, guarded.pointer)
+        if layer0:
+            head.v_mix = head.v0 = ffi.NULL
+        head.state_in, head.state_out = ffi.from_buffer("float[]", state), states.pointer
+        table.wkv7(head)
+        for guarded in [*arrays.values(), states]:
+            guarded.check()
+        found.append((arrays["y"].array, states.array))
+        if layer0:
+            assert np.array_equal(arrays["v_first"].array, p["v"])
+    assert found[0][0].tobytes() == found[1][0].tobytes()
+    assert found[0][1].tobytes() == found[1][1].tobytes()
+    assert np.allclose(found[0][0], expected, rtol=2e-3, atol=2e-3)
+    assert np.allclose(found[0][1][-1], expected_state, rtol=1e-4, atol=1e-4)
+
+
+def test_wkv7_of_a_zero_key_is_finite(inner: Any, kernels: Any) -> None:
+    ffi, n = inner.ffi, 64
+    zero, out, state = np.zeros(n, np.float32), np.ones((12, n), np.float32), np.zeros((n, n), np.float32)
+    head = ffi.new("rwkvc_wkv7 *")
+    head.tokens, head.head_size, head.ld, head.gn_eps = 1, n, n, 64e-5
+    for i, name in enumerate(("r", "w", "k", "v", "a", "kk", "v_first", "g", "y")):
+        setattr(head, name, ffi.from_buffer("float[]", out[i]))
+    for name in ("w0", "a0", "k_k", "k_a", "r_k", "ln_weight", "ln_bias"):
+        setattr(head, name, ffi.from_buffer("float[]", zero))
+    head.state_in = head.state_out = ffi.from_buffer("float[]", state)
+    kernels.wkv7(head)
+    assert np.isfinite(out).all()
+    assert np.isfinite(state).all()

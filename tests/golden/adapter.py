@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the golden data's scorer (check_goldens.py) asks of an implementation."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwkv_cpu import Model
+from rwkv_cpu.quantize import quantize
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@functools.lru_cache(maxsize=2)
+def exact(path: str) -> Model:
+    """The checkpoint in f32, without a tokenizer."""
+    target = Path(tempfile.mkdtemp()) / "golden.rwkv"
+    quantize(path, target, format="f32", tokenizer="none")
+    return Model(target)
+
+
+def logits(path: str, tokens: list[int]) -> np.ndarray:
+    """f32 [T, V] after every token from the initial state."""
+    return exact(path).forward(tokens, logits="all")[0]
+
+
+def final_state(path: str, tokens: list[int]) -> dict[str, np.ndarray]:
+    """The state in the golden data's layout: wkv is [layer, head, value channel, key channel] there."""
+    parts = exact(path).forward(tokens, logits="none")[1].parts()
+    return {"att_x": parts["att_shift"], "ffn_x": parts["ffn_shift"], "wkv": parts["wkv"].transpose(0, 1, 3, 2)}
+
+
+def load(path: str) -> np.ndarray:
+    """Load a possibly damaged checkpoint and run one token."""
+    return exact(path).forward([1], logits="all")[0]
+
+
+def encode_world(vocabulary: str, data: str | bytes) -> list[int]:
+    """Ids by the World tokenizer."""
+    return _tokenizer("world", vocabulary).encode(data)
+
+
+def encode_sentencepiece(vocabulary: str, data: str | bytes) -> list[int]:
+    """Ids by a sentencepiece model."""
+    return _tokenizer("sentencepiece", vocabulary).encode(data)
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(kind: str, path: str):
+    from rwkv_cpu.tokenizer import from_bytes
+
+    return from_bytes(kind, Path(path).read_bytes())
