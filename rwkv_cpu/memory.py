@@ -11,12 +11,11 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-__all__ = ["MemoryForecast", "available_bytes", "forecast_file", "forecast_model", "human_bytes", "resident_bytes"]
+__all__ = ["MemoryForecast", "available_bytes", "forecast_file", "human_bytes", "resident_bytes"]
 
-# What the interpreter, the libraries and the engine's scratch take beside weights and state: measured 60 MB for
-# small models; the scratch of a chunk grows with the width, but stays below this at every released size.
+# What interpreter, libraries, states and the engine's scratch take beside the weights: measured 40 MB for small models;
+# states and scratch grow with the width, but stay below this at every released size.
 OVERHEAD_BYTES = 150_000_000
 
 # Bits per weight of a converted file; checkpoints are bf16 or f16, 16 bits.
@@ -30,14 +29,12 @@ class MemoryForecast:
 
     Attributes:
         weights_bytes: mapped weights; shared with other processes that use the same file.
-        state_bytes: one conversation's state and the snapshots a chat keeps.
-        overhead_bytes: interpreter, libraries and scratch.
+        overhead_bytes: interpreter, libraries, state and scratch.
         available_bytes: what the system can hand out without swapping, None where it does not say.
         limited_by: "machine" or "container", whichever is tighter.
     """
 
     weights_bytes: int
-    state_bytes: int
     overhead_bytes: int
     available_bytes: int | None
     limited_by: str
@@ -45,7 +42,7 @@ class MemoryForecast:
     @property
     def needed_bytes(self) -> int:
         """All of it."""
-        return self.weights_bytes + self.state_bytes + self.overhead_bytes
+        return self.weights_bytes + self.overhead_bytes
 
     @property
     def would_swap(self) -> bool:
@@ -69,23 +66,6 @@ class MemoryForecast:
         return "close other programs, or use a smaller model or format (q8 is the smallest)" if self.would_swap else ""
 
 
-def forecast_model(model: Any, *, snapshots: int = 2) -> MemoryForecast:
-    """Forecast for an open Model (opening maps the weights, it does not read them).
-
-    Args:
-        model: has ``weight_bytes`` and ``state_bytes``.
-        snapshots: states that will be held at a time.
-    """
-    available, limited_by = _available()
-    return MemoryForecast(
-        weights_bytes=int(model.weight_bytes),
-        state_bytes=int(model.state_bytes) * snapshots,
-        overhead_bytes=OVERHEAD_BYTES,
-        available_bytes=available,
-        limited_by=limited_by,
-    )
-
-
 def forecast_file(path: str | os.PathLike[str], *, format: str = "q8") -> MemoryForecast:  # noqa: A002 (its name everywhere)
     """Forecast from a file's size, before anything is opened: a .rwkv as it is, a checkpoint as *format* will be.
 
@@ -99,7 +79,6 @@ def forecast_file(path: str | os.PathLike[str], *, format: str = "q8") -> Memory
     available, limited_by = _available()
     return MemoryForecast(
         weights_bytes=size,
-        state_bytes=0,
         overhead_bytes=OVERHEAD_BYTES,
         available_bytes=available,
         limited_by=limited_by,

@@ -282,6 +282,16 @@ class Chat:
         """The ids read, and per turn (and for the next one) where it begins and what text comes before it."""
         return list(self._ids), [(b.n_ids, b.pending) for b in self._borders]
 
+    def last_snapshot(self) -> Snapshot | None:
+        """The state at the conversation's end, if it was not dropped."""
+        last = self._snapshots.last()
+        return last if last is not None and last.base == len(self._ids) else None
+
+    def adopt_state(self, tail: Sequence[int], state: State) -> None:
+        """Begin with the *state* of last_snapshot(), whose extra ids were *tail*."""
+        if state.n_tokens == len(self._ids) + len(tail):
+            self._snapshots.add(Snapshot(len(self._ids), tuple(tail), state))
+
     def adopt(self, turns: list[tuple[str, str, str]], ids: Any = None, borders: Any = None) -> None:
         """Become a conversation of these (user, answer, finish_reason) turns.
 

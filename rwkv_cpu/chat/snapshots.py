@@ -56,6 +56,10 @@ class Snapshots:
         usable = (s for s in self._kept if s.position < len(goal) and tuple(goal[s.base : s.position]) == s.extra)
         return max(usable, key=lambda s: s.position, default=None)
 
+    def last(self) -> Snapshot | None:
+        """The newest."""
+        return self._kept[-1] if self._kept else None
+
     def forget_beyond(self, n_ids: int) -> None:
         """The conversation was cut back to its first *n_ids* ids: drop what is based on later ones."""
         self._kept = [s for s in self._kept if s.base <= n_ids]

@@ -3,12 +3,16 @@
 
 It holds the turns, and the token ids the model read, so that a loaded conversation goes on exactly as if it had never
 been closed. With a model of another vocabulary the ids are made again from the text.
+
+A long conversation's state is kept in a second file beside it ("talk.json.state"): then loading needs no reading.
+Without it, or with another model, the conversation is read again before the next answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import tempfile
 import zlib
@@ -17,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.chat.template import ChatTemplate
-from rwkv_cpu.errors import FormatError
+from rwkv_cpu.errors import FormatError, RwkvError
 
 if TYPE_CHECKING:
     from rwkv_cpu.chat.conversation import Chat
@@ -28,10 +32,14 @@ __all__ = ["load", "save"]
 _KIND = "rwkv-cpu conversation"
 _VERSION = 1
 _MAX_BYTES = 512_000_000
+# Shorter conversations are read again in no time.
+_LONG_TOKENS = 256
+_log = logging.getLogger("rwkv_cpu")
 
 
 def save(chat: Chat, path: str | os.PathLike[str]) -> None:
     """Write *chat*; the caller holds its lock."""
+    file = Path(path)
     ids, borders = chat.export_ids()
     document = {
         "kind": _KIND,
@@ -47,7 +55,16 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
         "borders": borders,
         "ids": ids,
     }
-    write_private(Path(path), json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+    state_file = _state_file(file)
+    snapshot = chat.last_snapshot() if len(ids) >= _LONG_TOKENS else None
+    if snapshot is not None:
+        snapshot.state.save(state_file)
+        state_file.chmod(0o600)
+        document["state"] = {"tail": list(snapshot.extra), "crc32": zlib.crc32(snapshot.state.data.tobytes())}
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            state_file.unlink()
+    write_private(file, json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
 
 
 def load(path: str | os.PathLike[str], model: Model) -> Chat:
@@ -73,9 +90,28 @@ def load(path: str | os.PathLike[str], model: Model) -> Chat:
         turns = [_turn(t) for t in _typed(document, "turns", list, [])]
         same = document.get("tokenizer") == _tokenizer_mark(model)
         chat.adopt(turns, document.get("ids") if same else None, document.get("borders") if same else None)
+        if same and "state" in document:
+            _load_state(chat, _state_file(file), _typed(document, "state", dict, {}))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{file}: not a whole conversation file: {error}") from error
     return chat
+
+
+def _state_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.state")
+
+
+def _load_state(chat: Chat, file: Path, about: dict[str, Any]) -> None:
+    """Give *chat* the state that was saved with it; nothing is lost without it but time."""
+    try:
+        state = chat.model.load_state(file)
+    except (RwkvError, OSError) as error:
+        _log.info("%s: the conversation will be read again: %s", file, error)
+        return
+    tail = [int(i) for i in about.get("tail", ())]
+    # The file may be another conversation's that was renamed.
+    if zlib.crc32(state.data.tobytes()) == about.get("crc32"):
+        chat.adopt_state(tail, state)
 
 
 def write_private(path: Path, data: bytes) -> None:

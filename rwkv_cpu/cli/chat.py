@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -45,24 +46,34 @@ def command(
     from rwkv_cpu.terminal.loading import open_model
     from rwkv_cpu.terminal.session import run_chat
 
+    if conversation is not None and system is not None:
+        raise click.UsageError("--system and --load do not go together: a saved conversation has its own", ctx)
     with open_model(model, weight_format=weight_format, threads=threads, warn=warn) as opened:
         chat = Chat.load(conversation, opened) if conversation else Chat(opened, system)
         chat.max_tokens = sampling.pop("max_tokens", chat.max_tokens)
         chat.stop = sampling.pop("stop", chat.stop)
         chat.params = chat.params_with(sampling)
-        ctx.exit(run_chat(opened, chat, show_stats=stats, history=not no_history, greeting=_greeting(opened, model)))
+        code = run_chat(
+            opened,
+            chat,
+            show_stats=stats,
+            history=not no_history,
+            greeting=_greeting(opened, model),
+            file=conversation,
+        )
+        ctx.exit(code)
 
 
 def _greeting(model: Model, name: str) -> list[str]:
+    """Paragraphs: what runs and how, and what a newcomer should know."""
     from rwkv_cpu._version import __version__
     from rwkv_cpu.memory import human_bytes
 
     config = model.config
-    title = "Pip, the demonstration model" if name == "demo" else model.path.stem
-    version = config.version.partition(".")[0]
-    size = f"{config.n_layer} layers of {config.n_embd}, {human_bytes(model.weight_bytes)}"
+    title = "Pip, the demonstration model" if name == "demo" else Path(name).name
+    size = f"{model.metadata.get('rwkv_cpu.format', '')} {human_bytes(model.weight_bytes)}"
     lines = [
-        f"{title} · RWKV-{version}, {size}",
+        f"{title} · {config.name}, {config.n_layer} layers of {config.n_embd}, {size}",
         f"rwkv-cpu {__version__}, {model.isa}, {model.threads} thread{'' if model.threads == 1 else 's'}",
     ]
     if name == "demo":
@@ -70,4 +81,13 @@ def _greeting(model: Model, name: str) -> list[str]:
             "Pip is tiny: it knows a few simple things and is often wrong. For real answers get a released RWKV-7 "
             "model (a .pth file, say from https://huggingface.co/BlinkDL/rwkv7-g1) and run: rwkv-cpu chat FILE.pth"
         )
+    elif not _same_file(Path(name), model.path):
+        lines.append("A copy in the compact format is kept for the next time; rwkv-cpu cache lists such copies.")
     return [*lines, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."]
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    try:
+        return a.expanduser().samefile(b)
+    except OSError:
+        return False

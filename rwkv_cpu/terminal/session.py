@@ -157,7 +157,9 @@ class Session:
         ]
 
 
-def run_chat(model: Model, chat: Chat, *, show_stats: bool, history: bool, greeting: list[str]) -> int:
+def run_chat(
+    model: Model, chat: Chat, *, show_stats: bool, history: bool, greeting: list[str], file: str | None = None
+) -> int:
     """Chat until the user leaves.
 
     Args:
@@ -165,7 +167,8 @@ def run_chat(model: Model, chat: Chat, *, show_stats: bool, history: bool, greet
         chat: of that model.
         show_stats: print speed and memory after each answer.
         history: keep messages for the next run.
-        greeting: lines to begin with, shown to people only; the first is the headline.
+        greeting: paragraphs to begin with, shown to people only; the first is the headline.
+        file: where the conversation was loaded from.
 
     Returns:
         Exit code: 1 if something in piped input failed.
@@ -179,6 +182,8 @@ def run_chat(model: Model, chat: Chat, *, show_stats: bool, history: bool, greet
     names = [(c.name, c.help) for c in commands.COMMANDS]
     fancy = screen.interactive and screen.fancy
     session = Session(model, chat, screen, show_stats=show_stats)
+    if file is not None:
+        session.belongs_to(Path(file))
     session.loop(make_reader(fancy=fancy, colours=screen.colours, commands=names, history=history))
     return 1 if session.failed and not screen.interactive else 0
 

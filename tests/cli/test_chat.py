@@ -112,9 +112,20 @@ def test_a_file_that_is_no_model_and_a_folder_are_errors(rwkv, tmp_path):
 
 @pytest.mark.parametrize(
     "args",
-    [["--top-p", "2"], ["--temp", "-1"], ["--temp", "hot"], ["-n", "0"], ["-t", "0"], ["a", "b"], ["a", "-m", "b"], ["--nope"],
-     ["--seed", "-1"], ["--min-p", "nan"], ["--format", "q3"]],
-)  # fmt: skip
+    [
+        ["--top-p", "2"],
+        ["--temp", "-1"],
+        ["--temp", "hot"],
+        ["--seed", "-1"],
+        ["--min-p", "nan"],
+        ["--format", "q3"],
+        ["--nope"],
+        ["-n", "0"],
+        ["-t", "0"],
+        ["a", "b"],
+        ["a", "-m", "b"],
+    ],
+)
 def test_wrong_options_are_usage_errors(args):
     done = CliRunner().invoke(main, ["chat", *args])
     assert (done.exit_code, done.stdout) == (2, "")
@@ -143,3 +154,13 @@ def test_ctrl_c_in_a_pipe_ends_with_130(home, demo_path, message):
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, b"")
     assert out.startswith(b"I am Pip") == (message is None)
+
+
+def test_a_machine_that_would_swap_is_told_before_loading(demo_path, monkeypatch):
+    monkeypatch.setattr("rwkv_cpu.memory._available", lambda: (1_000_000, "machine"))
+    done = CliRunner().invoke(main, ["chat", str(demo_path), "--temp", "0"], input="Hello!\n")
+    assert (done.exit_code, done.stdout) == (0, HELLO)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("rwkv-cpu: warning: the model needs about ")
+    assert "1.0 MB are free" in first
+    assert second.startswith("hint: ")

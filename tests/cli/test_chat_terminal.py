@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def test_history_is_kept_between_runs_for_the_user_alone(terminal):
     third.wait_for_prompt()
     third.type(UP)
     third.wait_for("> Are you there")
-    assert stat.S_IMODE(os.stat(history_path()).st_mode) == 0o600
+    assert stat.S_IMODE(history_path().stat().st_mode) == 0o600
 
 
 def test_commands_complete_and_wrong_ones_get_the_nearest(terminal):

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +11,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc a
 
 
 def forecast(available, weights=1_000_000_000):
-    return memory.MemoryForecast(weights, 0, 0, available, "machine")
+    return memory.MemoryForecast(weights, 0, available, "machine")
 
 
 def test_a_model_that_fits_gives_no_warning():
@@ -43,11 +42,6 @@ def test_a_model_file_is_forecast_at_its_size(tmp_path):
     file = tmp_path / "x.rwkv"
     file.write_bytes(b"\0" * 1234)
     assert memory.forecast_file(file).weights_bytes == 1234
-
-
-def test_an_open_model_is_forecast_with_its_states():
-    found = memory.forecast_model(SimpleNamespace(weight_bytes=1000, state_bytes=10), snapshots=3)
-    assert found.needed_bytes == 1030 + memory.OVERHEAD_BYTES
 
 
 @linux
