@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rwkv_cpu.chat.answer import Answer
-    from rwkv_cpu.chat.conversation import Chat, Turn
+    from rwkv_cpu.chat.conversation import Chat
+    from rwkv_cpu.chat.history import Turn
     from rwkv_cpu.chat.template import ChatTemplate
 
 __all__ = ["Answer", "Chat", "ChatTemplate", "Turn"]
 
-_HOME = {"Answer": "answer", "Chat": "conversation", "ChatTemplate": "template", "Turn": "conversation"}
+_HOME = {"Answer": "answer", "Chat": "conversation", "ChatTemplate": "template", "Turn": "history"}
 
 
 def __getattr__(name: str) -> object:

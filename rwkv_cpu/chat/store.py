@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rwkv_cpu.chat.history import Turn
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.errors import FormatError, RwkvError
 
@@ -40,7 +41,7 @@ _log = logging.getLogger("rwkv_cpu")
 def save(chat: Chat, path: str | os.PathLike[str]) -> None:
     """Write *chat*; the caller holds its lock."""
     file = Path(path)
-    ids, borders = chat.export_ids()
+    history = chat.history
     document = {
         "kind": _KIND,
         "version": _VERSION,
@@ -52,12 +53,12 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
         "max_tokens": chat.max_tokens,
         "stop": list(chat.stop),
         "turns": [{"user": t.user, "assistant": t.text, "finish_reason": t.finish_reason} for t in chat.turns],
-        "borders": borders,
-        "ids": ids,
+        "borders": [(b.n_ids, b.pending) for b in history.borders],
+        "ids": history.ids,
     }
     state_file = _state_file(file)
-    snapshot = chat.last_snapshot() if len(ids) >= _LONG_TOKENS else None
-    if snapshot is not None:
+    snapshot = history.snapshots.last()
+    if snapshot is not None and snapshot.base == len(history.ids) >= _LONG_TOKENS:
         snapshot.state.save(state_file)
         state_file.chmod(0o600)
         document["state"] = {"tail": list(snapshot.extra), "crc32": zlib.crc32(snapshot.state.data.tobytes())}
@@ -88,10 +89,13 @@ def load(path: str | os.PathLike[str], model: Model) -> Chat:
         )
         chat.params = chat.params_with(_typed(document, "params", dict, {}))
         turns = [_turn(t) for t in _typed(document, "turns", list, [])]
-        same = document.get("tokenizer") == _tokenizer_mark(model)
-        chat.adopt(turns, document.get("ids") if same else None, document.get("borders") if same else None)
-        if same and "state" in document:
-            _load_state(chat, _state_file(file), _typed(document, "state", dict, {}))
+        if document.get("tokenizer") == _tokenizer_mark(model):
+            ids, borders = _typed(document, "ids", list, []), _typed(document, "borders", list, [])
+            chat.history.adopt(turns, ids, borders, model.n_vocab)
+            if "state" in document:
+                _load_state(chat, _state_file(file), _typed(document, "state", dict, {}))
+        else:
+            chat.history.encode(turns)
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{file}: not a whole conversation file: {error}") from error
     return chat
@@ -108,10 +112,10 @@ def _load_state(chat: Chat, file: Path, about: dict[str, Any]) -> None:
     except (RwkvError, OSError) as error:
         _log.info("%s: the conversation will be read again: %s", file, error)
         return
-    tail = [int(i) for i in about.get("tail", ())]
+    tail, ids = [int(i) for i in about.get("tail", ())], chat.history.ids
     # The file may be another conversation's that was renamed.
-    if zlib.crc32(state.data.tobytes()) == about.get("crc32"):
-        chat.adopt_state(tail, state)
+    if zlib.crc32(state.data.tobytes()) == about.get("crc32") and state.n_tokens == len(ids) + len(tail):
+        chat.history.keep(ids + tail, state.n_tokens, state)
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -159,10 +163,10 @@ def _typed(document: dict[str, Any], name: str, kind: type, default: Any) -> Any
     return value
 
 
-def _turn(entry: Any) -> tuple[str, str, str]:
+def _turn(entry: Any) -> Turn:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("user", "assistant")):
         raise TypeError(f"a turn is {entry!r}")
-    return entry["user"], entry["assistant"], str(entry.get("finish_reason", "stop"))
+    return Turn(entry["user"], entry["assistant"], str(entry.get("finish_reason", "stop")))
 
 
 def _tokenizer_mark(model: Model) -> str:

@@ -168,7 +168,7 @@ def test_snapshots_that_were_dropped_are_computed_again(fake_model):
             chat.send(message).read()
         chat.undo(4)
     assert seen_at_next_message(tight) == seen_at_next_message(plain)
-    assert len(tight._snapshots) <= 2
+    assert len(tight.history.snapshots) <= 2
 
 
 def test_a_fork_goes_its_own_way(fake_model):
@@ -305,8 +305,19 @@ def test_wrong_settings_are_named(fake_model):
     chat = chat_with(fake_model)
     with pytest.raises(ArgumentError, match="tempereature"):
         chat.send("x", tempereature=1)
+    for wrong in (
+        {"max_tokens": 0},
+        {"max_tokens": "9"},
+        {"stop": ""},
+        {"stop": [3]},
+        {"temperature": -1},
+        {"top_p": 2},
+    ):
+        with pytest.raises(ArgumentError):
+            chat.send("x", **wrong)
     with pytest.raises(ArgumentError):
         chat.send("   ")
+    assert chat.turns == ()
     assert chat.send("ends").read()
 
 
@@ -336,6 +347,13 @@ def test_reset_begins_anew_with_the_same_system_text(fake_model):
     assert seen_at_next_message(chat) == "System: A.\n\nUser: probe\n\nAssistant:"
     chat.reset("B.")
     assert seen_at_next_message(chat) == "System: B.\n\nUser: probe\n\nAssistant:"
+
+
+def test_settings_may_be_given_by_name(fake_model):
+    chat = Chat(fake_model(), temperature=0.5, top_k=3)
+    assert (chat.params.temperature, chat.params.top_k) == (0.5, 3)
+    with pytest.raises(ArgumentError):
+        Chat(fake_model(), tempurature=1)
 
 
 def test_a_template_brings_its_own_advice(fake_model):

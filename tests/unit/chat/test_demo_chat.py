@@ -47,8 +47,7 @@ def test_the_demo_answers_as_in_its_transcripts(model, shared):
 
 def state_after(chat, text="And you?"):
     """The state in which the next message would be answered."""
-    goal = chat._ids + chat.model.tokenizer.encode(chat._borders[-1].pending + chat.template.user_part(text))
-    state, rest, _ = chat._read_prompt(goal, None, None)
+    state, rest, _ = chat._read_prompt(chat.history.goal(text), None, None)
     chat.model.advance(rest, state, logits="none")
     return state.data.copy()
 
