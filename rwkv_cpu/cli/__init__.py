@@ -84,7 +84,15 @@ class _LazyGroup(click.Group):
         parse = super().main
 
         def command() -> Any:
-            result = parse(given, prog_name or "rwkv-cpu", complete_var, standalone_mode=False, **extra)
+            try:
+                result = parse(given, prog_name or "rwkv-cpu", complete_var, standalone_mode=False, **extra)
+            except click.UsageError as error:
+                name = next((word for word in given if word in COMMANDS), None)
+                if error.ctx is not None or name is None:
+                    raise
+                # click's parser does not say which command's option it was.
+                hint = f"{prog_name or 'rwkv-cpu'} {name} --help lists what it takes"
+                raise _errors.WrongUse(error.format_message(), hint=hint) from error
             # Outside standalone mode click returns the code of ctx.exit() instead of raising.
             if isinstance(result, int) and result != 0:
                 raise click.exceptions.Exit(result)

@@ -66,7 +66,8 @@ def model_argument(command: Command) -> Command:
         by_argument = kwargs.pop("model")
         if by_option is not None and by_argument is not None:
             raise click.UsageError("MODEL is given twice", click.get_current_context())
-        return command(*args, model=by_argument or by_option or "demo", **kwargs)
+        chosen = by_argument if by_argument is not None else by_option
+        return command(*args, model="demo" if chosen is None else chosen, **kwargs)
 
     options = [
         click.argument("model", metavar="[MODEL]", required=False, default=None),

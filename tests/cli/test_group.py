@@ -66,6 +66,13 @@ def test_a_wrong_option_is_a_usage_error_in_two_lines():
     assert second.startswith("hint: ")
 
 
+@pytest.mark.parametrize("args", [["generate", "-p"], ["generate", "--nope"], ["chat", "--top-p", "x"]])
+def test_the_hint_names_the_command(args):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert f"rwkv-cpu {args[0]} --help" in result.stderr.splitlines()[1]
+
+
 def test_help_imports_no_command_and_nothing_heavy():
     code = (
         "import sys\n"
