@@ -16,6 +16,7 @@ from . import engine
 from .errors import ArgumentError, Cancelled, ModelClosedError, StateError, TokenError
 from .modelfile import TABLE, ModelFile
 from .state import State, StateLayout
+from .tokenizer import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,7 @@ class Model:
         self.chat_template: bytes | None = None if template is None else bytes(template)
         self._tokenizer: Tokenizer | None = None
         self._tokenizer_kind = next(
-            (kind for kind in ("world", "sentencepiece") if self._engine.bytes_of(f"tokenizer.{kind}") is not None),
+            (kind for kind in KINDS if self._engine.bytes_of(f"tokenizer.{kind}") is not None),
             None,
         )
 

@@ -26,7 +26,7 @@ class Tokenizer(Protocol):
 
     @property
     def kind(self) -> str:
-        """Which tokenizer a model file holds: "world" or "sentencepiece"."""
+        """Which tokenizer a model file holds: one of rwkv_cpu.tokenizer.KINDS."""
         ...
 
     @property

@@ -49,6 +49,11 @@ def encode_sentencepiece(vocabulary: str, data: str | bytes) -> list[int]:
     return _tokenizer("sentencepiece", vocabulary).encode(data)
 
 
+def encode_huggingface(vocabulary: str, data: str | bytes) -> list[int]:
+    """Ids by a tokenizer.json."""
+    return _tokenizer("huggingface", vocabulary).encode(data)
+
+
 @functools.lru_cache(maxsize=2)
 def _tokenizer(kind: str, path: str):
     from rwkv_cpu.tokenizer import from_bytes

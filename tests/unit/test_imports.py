@@ -39,6 +39,7 @@ OWNERS = {
     "prompt_toolkit": {"terminal"},
     "click": {"terminal", "cli", "__main__"},
     "sentencepiece": {"tokenizer"},
+    "tokenizers": {"tokenizer"},
     "_cffi_backend": {"engine"},
     "cffi": set(),
     "torch": set(),
@@ -152,7 +153,7 @@ def test_the_library_never_prints():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = ["torch", "rich", "prompt_toolkit", "click", "sentencepiece", "multiprocessing", "asyncio"]
+    heavy = ["torch", "rich", "prompt_toolkit", "click", "sentencepiece", "tokenizers", "multiprocessing", "asyncio"]
     code = f"import sys, rwkv_cpu; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
     assert run.stdout.strip() == "[]"
