@@ -65,9 +65,11 @@ def quantize(
         source: a trained checkpoint (.pth), recognised by its content.
         target: the file to write; appears complete or not at all.
         format: how matrices are stored: "q8", "f16" or "f32". Vectors stay f32, low-rank pairs f16.
-        tokenizer: a sentencepiece model or a World vocabulary; "none" for none; "optional" for none if none is
-            found. Not given: FILE.model beside the checkpoint, or World's where the vocabulary has its size.
-        chat_template: what goes into the file as its template: a name or JSON (chat.ChatTemplate). Default "world".
+        tokenizer: a World vocabulary, a sentencepiece model or a tokenizer.json; "none" for none; "optional" for none
+            if none is found. Not given: the checkpoint's own, FILE.model beside it, World's where the vocabulary has
+            its size, a tokenizer.json beside it that fits.
+        chat_template: what goes into the file as its template: a name or JSON (chat.ChatTemplate). Default: the
+            checkpoint's own, or "world".
         threads: for packing; default: the physical cores this process may use.
         force: replace an existing target.
         on_progress: called with (bytes packed, bytes in all) about 20 times a second, on the caller's thread.
@@ -88,11 +90,11 @@ def quantize(
     with open_checkpoint(source) as checkpoint:
         config = recognise(checkpoint)
         sizes = config.public()
-        embedded = find_tokenizer(source, sizes.n_vocab, tokenizer)
+        embedded = find_tokenizer(source, sizes.n_vocab, tokenizer, checkpoint.tokenizer)
         contents: dict[str, bytes] = {}
         if embedded.kind != NO_TOKENIZER:
             contents[f"tokenizer.{embedded.kind}"] = embedded.data
-        template = chat_template if chat_template is not None else b"world"
+        template = chat_template if chat_template is not None else checkpoint.chat_template or b"world"
         contents["chat_template"] = template.encode() if isinstance(template, str) else template
         plan = make_plan(checkpoint, config, format, {name: data for name, data in contents.items() if data})
         ModelWriter.check_target(target, force=force)

@@ -38,6 +38,8 @@ class PthCheckpoint:
     """See checkpoint.base.Checkpoint."""
 
     kind = "pth"
+    tokenizer: tuple[str, bytes] | None = None
+    chat_template: bytes | None = None
 
     def __init__(self, path: Path) -> None:
         """Raises: FormatError, UnsupportedModelError, RwkvError (cannot be read)."""

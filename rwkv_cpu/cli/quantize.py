@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--tokenizer",
     metavar="FILE",
-    help="A sentencepiece .model or a World vocabulary; 'none' for none. Default: FILE.model beside the checkpoint, "
-    "or World's where the vocabulary has its size.",
+    help="A World vocabulary, a sentencepiece .model or a tokenizer.json; 'none' for none. Default: the "
+    "checkpoint's own, FILE.model beside it, World's where the vocabulary has its size, tokenizer.json beside it.",
 )
 @click.option("--chat-template", metavar="NAME|JSON|FILE", help="What the file's chats look like. Default: world.")
 @click.option("--threads", "-t", type=click.IntRange(min=1), help="Default: the physical cores.")

@@ -95,7 +95,7 @@ class HuggingFaceTokenizer:
         try:
             # No post-processor: it would put a beginning-of-text token before every piece of a conversation.
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (a panic of the package is no Exception)
             raise _as_format_error(error, "the tokenizer fails on this text") from None
 
     def _byte_id(self, byte: int) -> int:
@@ -143,7 +143,7 @@ def _load(definition: bytes) -> Any:
         ) from None
     try:
         found = tokenizers.Tokenizer.from_buffer(definition)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (a panic of the package is no Exception)
         raise _as_format_error(error, "the tokenizer is no tokenizer.json that the tokenizers package reads") from None
     model = type(found.model).__name__
     if model != "BPE" or not _is_byte_level(found):

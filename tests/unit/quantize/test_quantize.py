@@ -269,7 +269,7 @@ def test_world_vocabulary_comes_by_itself(tmp_path: Path) -> None:
 def test_files_that_are_no_tokenizer(checkpoint: Path, tmp_path: Path) -> None:
     for content, error in [
         (b"hello", FormatError),
-        (b'{"version": "1.0"}', UnsupportedModelError),
+        (b'{"version": "1.0"}', FormatError),
         (b"\x0a\xff", FormatError),
     ]:
         (tmp_path / "t").write_bytes(content)
