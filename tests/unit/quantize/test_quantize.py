@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from rwkv_cpu import engine
+from rwkv_cpu import Model, engine
 from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.describe import describe_file, verify_file
 from rwkv_cpu.errors import (
@@ -288,3 +288,37 @@ def test_sentencepiece_is_found_beside_the_checkpoint(shared: Path, tmp_path: Pa
     small = write_checkpoint(tmp_path / "s.pth", TENSORS)
     with pytest.raises(ShapeError, match=r"8192|tokens"):
         quantize(small, tmp_path / "s.rwkv", tokenizer=tmp_path / "m.model")
+
+
+def test_tokenizer_json_travels_inside_and_must_fit(checkout: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    definition = checkout / "tests" / "data" / "tiny-bytelevel.json"
+    fits = write_checkpoint(tmp_path / "fits.pth", rwkv7_tensors(n_layer=1, n_embd=16, n_vocab=832), "bf16")
+    assert quantize(fits, tmp_path / "m.rwkv", tokenizer=definition).tokenizer == "huggingface"
+    assert texts_of(tmp_path / "m.rwkv")["tokenizer.huggingface"] == definition.read_bytes()
+    with Model(tmp_path / "m.rwkv") as model:
+        assert model.tokenizer.decode(model.tokenizer.encode("Hello, 世界")) == "Hello, 世界"
+    small = write_checkpoint(tmp_path / "small.pth", rwkv7_tensors(n_layer=1, n_embd=16, n_vocab=800), "bf16")
+    with pytest.raises(ShapeError, match="has 807 tokens, the model only 800"):
+        quantize(small, tmp_path / "n.rwkv", tokenizer=definition)
+
+
+def test_tokenizer_json_beside_the_checkpoint_is_taken_if_it_fits(checkout: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    (tmp_path / "tokenizer.json").write_bytes((checkout / "tests" / "data" / "tiny-bytelevel.json").read_bytes())
+    fits = write_checkpoint(tmp_path / "fits.pth", rwkv7_tensors(n_layer=1, n_embd=16, n_vocab=832), "bf16")
+    assert quantize(fits, tmp_path / "fits.rwkv").tokenizer == "huggingface"
+    for n_vocab in (800, 2000):
+        other = write_checkpoint(tmp_path / "other.pth", rwkv7_tensors(n_layer=1, n_embd=16, n_vocab=n_vocab), "bf16")
+        with pytest.raises(RwkvError, match="no tokenizer is known") as caught:
+            quantize(other, tmp_path / "other.rwkv")
+        assert "--tokenizer" in caught.value.hint
+    (tmp_path / "tokenizer.json").write_bytes(b"{")
+    assert quantize(fits, tmp_path / "none.rwkv", tokenizer="optional").tokenizer == "none"
+
+
+def test_pile_models_are_told_which_tokenizer_they_need(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "pile.pth", rwkv7_tensors(n_layer=1, n_embd=16, n_vocab=50277), "bf16")
+    with pytest.raises(RwkvError, match="50277") as caught:
+        quantize(source, tmp_path / "pile.rwkv")
+    assert "20B_tokenizer.json" in caught.value.hint
