@@ -102,14 +102,14 @@ C_FLAGS := -std=c11 -DRWKVC_VERSION='"test"' -ffp-contract=off -pthread -Wall -W
 TSAN_MODEL ?= rwkv_cpu/data/demo.rwkv
 tsan:
 	@mkdir -p build/tsan
-	gcc $(C_FLAGS) -O1 -g -fsanitize=thread tests/c/pool_tsan.c $(C_SOURCES) -o build/tsan/pool_tsan -lm
+	gcc $(C_FLAGS) -O1 -g1 -fsanitize=thread tests/c/pool_tsan.c $(C_SOURCES) -o build/tsan/pool_tsan -lm
 	TSAN_OPTIONS=halt_on_error=1 $$(command -v setarch >/dev/null && echo setarch $$(uname -m) -R) build/tsan/pool_tsan $(TSAN_MODEL)
 
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.engine
 	@command -v clang >/dev/null || { echo "make: libFuzzer comes with clang; on Debian and Ubuntu: apt install clang" >&2; exit 1; }
 	@mkdir -p build/fuzz/corpus
-	clang $(C_FLAGS) -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	clang $(C_FLAGS) -O1 -g1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
 	  tests/fuzz/model_open.c $(C_SOURCES) -o build/fuzz/model_open -lm
 	$(PY) tests/fuzz/make_seeds.py build/fuzz/corpus
 	build/fuzz/model_open -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/ build/fuzz/corpus

@@ -64,8 +64,9 @@ def flags() -> tuple[list[str], list[str]]:
     sanitizers = os.environ.get("RWKV_CPU_SANITIZE", "")
     if not sanitizers:
         return COMPILE_FLAGS, LINK_FLAGS + STRIP_FLAGS
+    # -g1: line numbers are enough, and tracking every variable of the inlined kernels takes minutes.
     instrument = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-    return [*COMPILE_FLAGS, "-O1", "-g", *instrument], [*LINK_FLAGS, *instrument]
+    return [*COMPILE_FLAGS, "-O1", "-g1", *instrument], [*LINK_FLAGS, *instrument]
 
 
 compile_flags, link_flags = flags()
