@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from rwkv_cpu.checkpoint.base import Checkpoint, TensorMeta, open_checkpoint
+from rwkv_cpu.checkpoint.base import Checkpoint, TensorMeta, files_of, open_checkpoint, open_container
 from rwkv_cpu.checkpoint.recognise import kind_of
 
-__all__ = ["Checkpoint", "TensorMeta", "kind_of", "open_checkpoint"]
+__all__ = ["Checkpoint", "TensorMeta", "files_of", "kind_of", "open_checkpoint", "open_container"]

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 DOWNLOAD_AGAIN = "The download seems incomplete or damaged: download the file again and compare its size."
 _HEAD_BYTES = 4096
+_INDEX_SUFFIX = ".index.json"
 
 # kind -> (what it is, what to do about it where a checkpoint is wanted)
 KINDS: dict[str, tuple[str, str]] = {
     "pth": ("a PyTorch checkpoint", ""),
     "pth-legacy": ("a PyTorch checkpoint in the layout before version 1.6", ""),
     "rwkv": ("a .rwkv file, which is converted already", "Use it directly: it needs no conversion."),
-    "safetensors": ("a safetensors file", "Use the .pth file of the same model."),
+    "safetensors": ("a safetensors file", ""),
+    "directory": ("a directory with a model in it", ""),
     "gguf": ("a GGUF file", "Use the .pth file that it was made from."),
     "ggmf": ("a model file of rwkv.cpp (ggmf)", "Use the .pth file that it was made from."),
     "ggml": ("an old llama.cpp model file", "Use the .pth file that it was made from."),
@@ -42,6 +44,11 @@ def kind_of(path: Path) -> str:
 
     Raises: ModelNotFoundError; FormatError for everything that is no model file, saying what it seems to be.
     """
+    if path.is_dir() or path.name.endswith(_INDEX_SUFFIX):
+        from rwkv_cpu.checkpoint.directory import model_files
+
+        model_files(path)
+        return "directory"
     size, head = _read_head(path)
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "pth"

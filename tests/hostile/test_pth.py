@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rwkv_cpu.checkpoint import open_checkpoint, pickle_reader
+from rwkv_cpu.checkpoint import open_container, pickle_reader
 from rwkv_cpu.errors import FormatError, RwkvError
 from tests.pth_writer import Archive, Stored, emit, name
 
@@ -29,7 +29,7 @@ GOOD_LEGACY = GOOD.legacy_bytes()
 
 
 def read_everything(path: Path) -> None:
-    with open_checkpoint(path) as checkpoint:
+    with open_container(path) as checkpoint:
         for key in checkpoint.tensors:
             checkpoint.read(key).tobytes()
 

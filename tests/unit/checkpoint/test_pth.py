@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from rwkv_cpu.checkpoint import open_checkpoint
+from rwkv_cpu.checkpoint import open_container
 from rwkv_cpu.errors import FormatError, ModelNotFoundError, UnsupportedModelError
 from tests.pth_writer import Archive, Stored, bf16, emit, name
 
@@ -38,7 +38,7 @@ def archive_of(arrays: dict[str, Any]) -> Archive:
 
 
 def read_all(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    with open_checkpoint(path) as checkpoint:
+    with open_container(path) as checkpoint:
         return {key: checkpoint.read(key).copy() for key in checkpoint.tensors}
 
 
@@ -63,7 +63,7 @@ def test_every_dtype_and_shape_reads_back_exactly(tmp_path: Path, layout: str) -
 def test_meta_tells_dtype_and_shape_without_reading(tmp_path: Path) -> None:
     path = tmp_path / "m.pth"
     path.write_bytes(archive_of(ARRAYS).zip_bytes())
-    with open_checkpoint(path) as checkpoint:
+    with open_container(path) as checkpoint:
         assert checkpoint.kind == "pth"
         assert {m.name: m.dtype for m in checkpoint.tensors.values()} == {
             **{k: k for k in ARRAYS},
@@ -95,7 +95,7 @@ def test_transposed_shared_and_offset_tensors(tmp_path: Path, layout: str) -> No
 def test_contiguous_tensors_are_views_of_the_file_that_nobody_can_write(tmp_path: Path) -> None:
     path = tmp_path / "m.pth"
     path.write_bytes(archive_of({"u8 is aligned anywhere": np.arange(9, dtype=np.int8)}).zip_bytes())
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_container(path)
     array = checkpoint.read("u8 is aligned anywhere")
     checkpoint.close()  # the array keeps its memory
     assert array.tolist() == list(range(9))
@@ -180,7 +180,7 @@ def test_public_checkpoints_equal_the_reference_reader(shared: Path, model: str)
     path = shared / "goldens" / "models" / f"{model}.pth"
     reference = rwkv_ref.read_pth(str(path))
     gc.collect()
-    with open_checkpoint(path) as checkpoint:
+    with open_container(path) as checkpoint:
         assert list(checkpoint.tensors) == list(reference)
         for key, expected in reference.items():
             found = checkpoint.read(key)
@@ -195,11 +195,11 @@ def test_public_checkpoints_equal_the_reference_reader(shared: Path, model: str)
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no such file"):
-        open_checkpoint(tmp_path / "nothing.pth")
+        open_container(tmp_path / "nothing.pth")
     with pytest.raises(FileNotFoundError):  # as any other Python code would expect
-        open_checkpoint(tmp_path / "nothing.pth")
+        open_container(tmp_path / "nothing.pth")
     with pytest.raises(FormatError, match="directory"):
-        open_checkpoint(tmp_path)
+        open_container(tmp_path)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123\n"
@@ -221,7 +221,7 @@ def test_files_that_are_no_model_are_named_for_what_they_are(tmp_path: Path, con
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     with pytest.raises(FormatError, match=said) as caught:
-        open_checkpoint(path)
+        open_container(path)
     assert "model.pth" in str(caught.value)
     assert caught.value.hint
 
@@ -231,7 +231,6 @@ def test_files_that_are_no_model_are_named_for_what_they_are(tmp_path: Path, con
     [
         (b"GGUF\x03\0\0\0", "GGUF"),
         (b"fmgg\x65\0\0\0", "ggmf"),
-        (b"\x20\0\0\0\0\0\0\0" + b'{"a":{"dtype":"F32"}}'.ljust(40), "safetensors"),
         (b"\x20\0\0\0\0\0\0\0" + b'{"rwkv_cpu.table":{"dtype":"U8"}'.ljust(40), "rwkv"),
     ],
 )
@@ -239,7 +238,7 @@ def test_other_kinds_of_model_files_are_named(tmp_path: Path, content: bytes, sa
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     with pytest.raises(UnsupportedModelError, match=said) as caught:
-        open_checkpoint(path)
+        open_container(path)
     assert caught.value.hint
 
 
@@ -249,4 +248,4 @@ def test_a_checkpoint_converted_by_the_rwkv_package_is_refused_by_name(tmp_path:
     path = tmp_path / "m.pth"
     path.write_bytes(archive.zip_bytes())
     with pytest.raises(UnsupportedModelError, match="rwkv package"):
-        open_checkpoint(path)
+        open_container(path)

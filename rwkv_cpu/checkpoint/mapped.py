@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint file in memory, read lazily: pages come when a tensor is read and go when the next one is."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkv_cpu.errors import RwkvError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["MappedFile"]
+
+
+class MappedFile:
+    """The bytes of *path*, mapped read-only.
+
+    Attributes:
+        map: the mapping.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises: RwkvError (cannot be read)."""
+        try:
+            with path.open("rb") as file:
+                self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise RwkvError(f"{path}: cannot be read: {reason}") from error
+        self._last_read = (0, 0)
+
+    def array(self, dtype: np.dtype[Any], count: int, offset: int) -> NDArray[Any]:
+        """*count* values at byte *offset*, which the caller has checked; a copy only where they lie unaligned."""
+        if count == 0:
+            return np.empty(0, dtype)
+        flat = np.frombuffer(self.map, dtype, count, offset)
+        self._release(offset, offset + count * dtype.itemsize)
+        return flat if flat.flags.aligned else flat.copy()
+
+    def close(self) -> None:
+        """Arrays stay valid: the mapping goes with the last of them."""
+        with contextlib.suppress(BufferError):
+            self.map.close()
+
+    def _release(self, start: int, end: int) -> None:
+        """Give the pages of the tensor before this one back, so that a conversion holds one tensor at a time.
+
+        An array that is still in use just reads them again.
+        """
+        first, last = self._last_read
+        first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = last // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and hasattr(self.map, "madvise"):
+            with contextlib.suppress(OSError):
+                self.map.madvise(mmap.MADV_DONTNEED, first, last - first)
+        self._last_read = (start, end)
