@@ -14,13 +14,13 @@ import zlib
 from collections import deque
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from rwkv_cpu import engine
 from rwkv_cpu._version import __version__
-from rwkv_cpu.checkpoint import Checkpoint, open_checkpoint
+from rwkv_cpu.checkpoint import Checkpoint, files_of, open_checkpoint
 from rwkv_cpu.errors import ArgumentError, Cancelled, OutOfMemory, RwkvError
 from rwkv_cpu.modelfile import ModelWriter, Place, build_header
 from rwkv_cpu.quantize.embed import NO_TOKENIZER, find_tokenizer
@@ -28,7 +28,7 @@ from rwkv_cpu.quantize.plan import Plan, make_plan, recognise
 from rwkv_cpu.quantize.report import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
     from typing_extensions import Self
@@ -44,7 +44,6 @@ _MAX_WAITING_BYTES = 64 << 20
 _UNIT_BYTES = 1 << 18  # least work worth handing to another thread
 _PROGRESS_SECONDS = 0.05
 _NO_SHA = "0" * 64
-_Dtype: TypeAlias = Literal["f32", "f16", "bf16"]
 
 
 def quantize(
@@ -55,6 +54,7 @@ def quantize(
     tokenizer: str | Path | None = None,
     chat_template: str | bytes | None = None,
     threads: int | None = None,
+    gn_eps: float | None = None,
     force: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
@@ -71,6 +71,7 @@ def quantize(
         chat_template: what goes into the file as its template: a name or JSON (chat.ChatTemplate). Default: the
             checkpoint's own, or "world".
         threads: for packing; default: the physical cores this process may use.
+        gn_eps: epsilon of the group norm after the recurrence; default: the version's own.
         force: replace an existing target.
         on_progress: called with (bytes packed, bytes in all) about 20 times a second, on the caller's thread.
         cancel: a CancelToken; another thread may set it.
@@ -89,6 +90,8 @@ def quantize(
         raise ArgumentError(f"threads is {threads}: at least 1 is needed")
     with open_checkpoint(source) as checkpoint:
         config = recognise(checkpoint)
+        if gn_eps is not None:
+            engine.set_group_norm_epsilon(config, gn_eps)
         sizes = config.public()
         embedded = find_tokenizer(source, sizes.n_vocab, tokenizer, checkpoint.tokenizer)
         contents: dict[str, bytes] = {}
@@ -98,7 +101,9 @@ def quantize(
         contents["chat_template"] = template.encode() if isinstance(template, str) else template
         plan = make_plan(checkpoint, config, format, {name: data for name, data in contents.items() if data})
         ModelWriter.check_target(target, force=force)
-        if target.exists() and target.samefile(source):
+        files = files_of(checkpoint)
+        source_bytes = sum(file.stat().st_size for file in files)
+        if target.exists() and any(target.samefile(file) for file in files):
             raise ArgumentError(f"{target}: this is the checkpoint itself", hint="Name another file.")
         about = {
             "rwkv_cpu.version": __version__,
@@ -108,9 +113,9 @@ def quantize(
             "rwkv_cpu.parameters": str(plan.parameters),
             "rwkv_cpu.tokenizer": embedded.kind,
             "rwkv_cpu.options": json.dumps({"format": format, "tokenizer": embedded.kind}),
-            "rwkv_cpu.source": source.name,
+            "rwkv_cpu.source": source.name or source.resolve().name,
             "rwkv_cpu.source_kind": checkpoint.kind,
-            "rwkv_cpu.source_bytes": str(source.stat().st_size),
+            "rwkv_cpu.source_bytes": str(source_bytes),
         }
         size = _convert(
             checkpoint, plan, about, target, threads or engine.default_threads(), force, on_progress, cancel
@@ -122,7 +127,7 @@ def quantize(
         architecture=sizes.name,
         tokenizer=embedded.kind,
         parameters=plan.parameters,
-        source_bytes=source.stat().st_size,
+        source_bytes=source_bytes,
         target_bytes=size,
         bits_per_weight=plan.bits_per_weight,
         file_bits_per_weight=8 * size / plan.parameters,
@@ -149,7 +154,7 @@ def _convert(
     header_bytes = len(build_header(about | {"rwkv_cpu.source_sha256": _NO_SHA}, places))
     size = header_bytes + plan.data_bytes
     with ModelWriter(target, size, force=force) as writer, _Workers(threads, cancel) as workers:
-        digest = workers.submit(_sha256, checkpoint.path, workers)
+        digest = workers.submit(_sha256, files_of(checkpoint), workers)
         out = _Output(writer, workers, header_bytes)
         progress = _Progress(on_progress, plan.data_bytes)
         for info in plan.weights:
@@ -186,13 +191,13 @@ def _with_path(error: RwkvError, path: Path) -> RwkvError:
     return type(error)(f"{path}: {error}", hint=error.hint)
 
 
-def _source_of(checkpoint: Checkpoint, info: engine.TensorInfo) -> tuple[NDArray[Any], _Dtype]:
+def _source_of(checkpoint: Checkpoint, info: engine.TensorInfo) -> tuple[NDArray[Any], engine.Dtype]:
     """The tensor as the engine takes it: an array of its rows and columns as stored, and its dtype."""
-    array, dtype = checkpoint.read(info.name), checkpoint.tensors[info.name].dtype
+    array, dtype = checkpoint.read(info.source), checkpoint.tensors[info.source].dtype
     if dtype == "f64":
         with np.errstate(over="ignore"):  # what becomes Inf is refused when packed, by name
             array, dtype = array.astype(np.float32), "f32"
-    return array.reshape(info.shape), cast("_Dtype", dtype)
+    return array, cast("engine.Dtype", dtype)
 
 
 def _packed_buffer(size_bytes: int) -> NDArray[np.uint8]:
@@ -202,12 +207,13 @@ def _packed_buffer(size_bytes: int) -> NDArray[np.uint8]:
     return whole[skip : skip + size_bytes]
 
 
-def _sha256(path: Path, workers: _Workers) -> str:
+def _sha256(paths: Iterable[Path], workers: _Workers) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(_SHA_BYTES):
-            workers.check()
-            digest.update(part)
+    for path in paths:
+        with path.open("rb") as file:
+            while part := file.read(_SHA_BYTES):
+                workers.check()
+                digest.update(part)
     return digest.hexdigest()
 
 
@@ -240,7 +246,7 @@ class _Workers:
     def pack(
         self,
         info: engine.TensorInfo,
-        source: tuple[NDArray[Any], _Dtype],
+        source: tuple[NDArray[Any], engine.Dtype],
         packed: NDArray[np.uint8],
         progress: _Progress,
     ) -> None:
@@ -270,7 +276,7 @@ class _Workers:
         self,
         info: engine.TensorInfo,
         array: NDArray[Any],
-        dtype: _Dtype,
+        dtype: engine.Dtype,
         first: int,
         last: int,
         packed: NDArray[np.uint8],

@@ -11,6 +11,9 @@ from rwkv_cpu import engine
 from rwkv_cpu.checkpoint.base import FLOAT_DTYPES, shown
 from rwkv_cpu.errors import RwkvError, UnsupportedModelError
 
+# GGML blocks, which the engine packs as they are.
+BLOCK_DTYPES = frozenset({"q8_0", "q4_0"})
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -81,10 +84,10 @@ def make_plan(checkpoint: Checkpoint, config: engine.Config, preset: str, conten
     number = engine.format_by_name(preset)
     weights = engine.plan(config)
     for info in weights:
-        meta = checkpoint.tensors[info.name]
-        if meta.dtype not in FLOAT_DTYPES:
+        meta = checkpoint.tensors[info.source]
+        if meta.dtype not in FLOAT_DTYPES | BLOCK_DTYPES:
             raise UnsupportedModelError(
-                f"{checkpoint.path}: {shown(info.name)} is stored as {meta.dtype}: weights must be floating point",
+                f"{checkpoint.path}: {shown(info.source)} is stored as {meta.dtype}: weights must be floating point",
                 hint="Use the original checkpoint, not one that another program has quantised.",
             )
         info.format = engine.format_for(number, info.kind)

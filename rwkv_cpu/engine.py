@@ -56,6 +56,7 @@ __all__ = [
     "pack",
     "packed_panels",
     "plan",
+    "set_group_norm_epsilon",
     "table_bytes",
     "unpack",
     "version",
@@ -76,6 +77,10 @@ FORMAT_BYTES: int = lib.RWKVC_FORMAT_BYTES
 
 _NO_LAYER = 0xFFFFFFFF
 _DTYPES = {"f32": (lib.RWKVC_DTYPE_F32, 4), "f16": (lib.RWKVC_DTYPE_F16, 2), "bf16": (lib.RWKVC_DTYPE_BF16, 2)}
+# GGML blocks of 32 values: dtype and bytes of a block
+_BLOCKS = {"q8_0": (lib.RWKVC_DTYPE_Q8_0, 34), "q4_0": (lib.RWKVC_DTYPE_Q4_0, 18)}
+_RANKS = {letter: getattr(lib, f"RWKVC_SIZE_RANK_{letter.upper()}") for letter in "wavgms"}
+Dtype = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 _LOGITS = {"none": lib.RWKVC_LOGITS_NONE, "last": lib.RWKVC_LOGITS_LAST, "all": lib.RWKVC_LOGITS_ALL}
 
 _ERRORS: dict[int, tuple[type[errors.RwkvError], str]] = {
@@ -156,9 +161,9 @@ class Config:
     def public(self) -> ModelConfig:
         """The same for people."""
         raw, size = self.raw, self.raw.size
-        ranks = {letter: size[getattr(lib, f"RWKVC_SIZE_RANK_{letter.upper()}")] for letter in "wavg"}
+        ranks = {letter: size[index] for letter, index in _RANKS.items()}
         return ModelConfig(
-            version=f"{raw.version >> 8}.{raw.version & 0xFF}",
+            version="7a" if raw.version == lib.RWKVC_RWKV7A else f"{raw.version >> 8}.{raw.version & 0xFF}",
             name=ffi.string(lib.rwkvc_version_name(raw.version)).decode(),
             n_layer=raw.n_layer,
             n_embd=size[lib.RWKVC_SIZE_EMBD],
@@ -176,6 +181,7 @@ class Config:
 class TensorInfo:
     """One tensor of a version or of a model file; fields as in ``rwkvc_tensor_info``.
 
+    source: what the checkpoint calls it. transform: what packing does to its values.
     shape: as in the checkpoint, without singleton dimensions; rows, cols: as stored, [out, in].
     layer: None outside the layers. offset: from the start of the file's data section.
     """
@@ -191,6 +197,8 @@ class TensorInfo:
     offset: int = 0
     size_bytes: int = 0
     crc32: int = 0
+    source: str = ""
+    transform: int = 0
 
     def raw(self) -> Any:
         """As the C struct."""
@@ -200,6 +208,7 @@ class TensorInfo:
             raise errors.ArgumentError(f"the tensor name {self.name!r} is too long")
         info.name = name
         info.kind, info.format, info.transposed = self.kind, self.format, self.transposed
+        info.transform = self.transform
         info.layer = _NO_LAYER if self.layer is None else self.layer
         info.n_dims = len(self.shape)
         info.shape[0 : len(self.shape)] = self.shape
@@ -222,6 +231,8 @@ class TensorInfo:
             offset=info.offset,
             size_bytes=info.size_bytes,
             crc32=info.crc32,
+            source=ffi.string(info.source).decode("utf-8", "replace"),
+            transform=info.transform,
         )
 
     @classmethod
@@ -251,6 +262,15 @@ def detect_config(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> Config:
     config = Config()
     check(lib.rwkvc_config_detect(raw, len(listed), config.raw))
     return config
+
+
+def set_group_norm_epsilon(config: Config, epsilon: float) -> None:
+    """Use another epsilon in the group norm after the recurrence than the version's own."""
+    if not 0 < epsilon < 1:
+        raise errors.ArgumentError(
+            f"a group norm epsilon of {epsilon} makes no sense", hint="Usual are 64e-5 and 1e-5."
+        )
+    config.raw.gn_eps = epsilon
 
 
 def plan(config: Config) -> list[TensorInfo]:
@@ -297,37 +317,52 @@ def packed_bytes(info: TensorInfo) -> int:
     return int(lib.rwkvc_packed_bytes(info.kind, info.format, info.rows, info.cols))
 
 
-def pack(
-    info: TensorInfo,
-    source: NDArray[Any],
-    dtype: Literal["f32", "f16", "bf16"],
-    first: int,
-    last: int,
-    dst: Any,
-) -> None:
+def pack(info: TensorInfo, source: NDArray[Any], dtype: Dtype, first: int, last: int, dst: Any) -> None:
     """Pack panels *first*..*last* - 1 of *source* into *dst*; ranges may run in several threads at once.
 
-    Args: source: the tensor as the checkpoint has it (any strides; bf16 as uint16), its elements in the order of
-        info.shape. dst: writable buffer of the whole packed tensor, zeroed, 64-byte aligned.
-    Raises: NonFiniteError naming row and column.
+    Args: source: the tensor as the checkpoint has it, its elements in the order of info.shape: any strides; bf16 as
+        uint16; q8_0 and q4_0 as uint8 [rows, blocks * block size]; [n_head] where a value stands for a whole head.
+        dst: writable buffer of the whole packed tensor, zeroed, 64-byte aligned.
+    Raises: NonFiniteError naming row and column; ShapeError: the array does not fit.
     """
-    code, item = _DTYPES[dtype]
-    if source.dtype.itemsize != item or source.size != info.rows * info.cols:
-        raise errors.ShapeError(f"{info.name}: {source.dtype}{list(source.shape)} is not {dtype}{list(info.shape)}")
-    if info.kind == KIND_VECTOR:
-        matrix = source.reshape(1, -1)
-    else:
-        matrix = source.reshape(info.shape)
-        if info.transposed:
-            matrix = matrix.T
     raw = ffi.new("rwkvc_source *")
-    raw.dtype = code
-    raw.row_stride, raw.col_stride = (stride // item for stride in matrix.strides)
-    raw.data = ffi.cast("void *", matrix.ctypes.data)
+    keep = _describe_blocks(raw, info, source, dtype) if dtype in _BLOCKS else _describe(raw, info, source, dtype)
+    raw.data = ffi.cast("void *", keep.ctypes.data)
     target = ffi.from_buffer("uint8_t[]", dst, require_writable=True)
     if len(target) < packed_bytes(info) or int(ffi.cast("uintptr_t", target)) % 64:
         raise errors.ArgumentError(f"{info.name}: the packed tensor needs {packed_bytes(info)} aligned bytes")
     check(lib.rwkvc_pack(info.raw(), raw, first, last, target))
+
+
+def _misfit(info: TensorInfo, source: NDArray[Any], dtype: str) -> errors.ShapeError:
+    return errors.ShapeError(f"{info.name}: {source.dtype}{list(source.shape)} is not {dtype}{list(info.shape)}")
+
+
+def _describe(raw: Any, info: TensorInfo, source: NDArray[Any], dtype: str) -> NDArray[Any]:
+    raw.dtype, item = _DTYPES[dtype]
+    elements = info.rows * info.cols
+    repeat = elements // source.size if source.size else 0
+    if source.dtype.itemsize != item or source.size * repeat != elements or (repeat > 1 and info.kind != KIND_VECTOR):
+        raise _misfit(info, source, dtype)
+    if info.kind == KIND_VECTOR:
+        matrix = source.reshape(1, -1)
+        raw.repeat = repeat
+    else:
+        matrix = source.reshape(info.shape)
+        if matrix.ndim == 3:  # a stack of matrices [n, in, out], stored one below the other as [n * out, in]
+            raw.block_rows, raw.block_stride = info.shape[2], matrix.strides[0] // item
+            matrix = matrix[0]
+        if info.transposed:
+            matrix = matrix.T
+    raw.row_stride, raw.col_stride = (stride // item for stride in matrix.strides)
+    return matrix
+
+
+def _describe_blocks(raw: Any, info: TensorInfo, source: NDArray[Any], dtype: str) -> NDArray[Any]:
+    raw.dtype, block = _BLOCKS[dtype]
+    if source.dtype != np.uint8 or source.size * 32 != info.rows * info.cols * block or info.transposed:
+        raise _misfit(info, source, dtype)
+    return np.ascontiguousarray(source)
 
 
 def unpack(info: TensorInfo, packed: Any, first: int = 0, last: int | None = None) -> NDArray[np.float32]:

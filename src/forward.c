@@ -131,21 +131,17 @@ typedef struct {
     rwkvc_segment *segments;
 } call;
 
-typedef struct {
-    call *c;
-    const uint32_t **tokens; /* [n_tokens] */
-} embed_arg;
-
 static void embed_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
-    const uint32_t **tokens = ((embed_arg *)arg)->tokens;
     const rwkvc_arch *arch = pass->model->arch;
     const rwkvc_tensor *emb = rwkvc_layer_tensor(pass->model, 0, arch->emb);
     const float *weight = (const float *)rwkvc_layer_tensor(pass->model, 0, arch->ln0_weight)->data;
     const float *bias = (const float *)rwkvc_layer_tensor(pass->model, 0, arch->ln0_bias)->data;
+    (void)arg;
     for (uint32_t t = first; t < last; t++) {
         float *x = pass->x + (uint64_t)t * emb->cols;
-        pass->kernels->embedding(emb, *tokens[t], x);
+        pass->kernels->embedding(emb, *pass->tokens[t], x);
         pass->kernels->layer_norm(x, weight, bias, emb->cols, pass->model->config.ln_eps, x);
+        if (pass->embedded) memcpy(pass->embedded + (uint64_t)t * emb->cols, x, emb->cols * sizeof *x);
     }
 }
 
@@ -241,19 +237,20 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
     uint64_t embd = config->size[RWKVC_SIZE_EMBD], att = config->size[RWKVC_SIZE_ATT];
     uint64_t layer_bytes = (c->model->arch->scratch_floats(config) + 64) * sizeof(float) * rows;
     uint64_t head_bytes = rwkvc_input_floats(embd, 2) * sizeof(float) * rows;
-    uint64_t row_bytes = rows * ((embd + att) * sizeof(float) + 2 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 8 * RWKVC_ALIGN;
+    uint64_t row_bytes = rows * ((2 * embd + att) * sizeof(float) + 2 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 8 * RWKVC_ALIGN;
     if (!reserve(&ctx->scratch, layer_bytes > head_bytes ? layer_bytes : head_bytes) ||
         !reserve(&ctx->rows, row_bytes) || !reserve(&ctx->states, c->n_shadows * c->state_floats * sizeof(float)))
         return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for a pass of %u tokens", rows);
     rwkvc_status status = reserve_threads(ctx, c->model);
     if (status) return status;
 
-    const uint32_t **tokens = take(&ctx->rows, rows * sizeof *tokens);
+    pass->tokens = take(&ctx->rows, rows * sizeof *pass->tokens);
     uint64_t *logit_rows = take(&ctx->rows, rows * sizeof *logit_rows);
     uint32_t *wanted = take(&ctx->rows, rows * sizeof *wanted), n_wanted = 0, row = 0;
     pass->segment_of = take(&ctx->rows, rows * sizeof *pass->segment_of);
     pass->x = take(&ctx->rows, rows * embd * sizeof(float));
     pass->v_first = take(&ctx->rows, rows * att * sizeof(float));
+    pass->embedded = c->model->arch->deep_embed ? take(&ctx->rows, rows * embd * sizeof(float)) : NULL;
     pass->scratch = ctx->scratch;
     pass->thread_memory = ctx->thread_memory;
     pass->n_tokens = rows;
@@ -264,7 +261,7 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
         const rwkvc_sequence *s = &c->sequences[p->sequence];
         for (uint32_t t = 0; t < p->n; t++, row++) {
             bool last = p->begin + t + 1 == s->n_tokens;
-            tokens[row] = s->tokens + p->begin + t;
+            pass->tokens[row] = s->tokens + p->begin + t;
             if (s->logits == RWKVC_LOGITS_ALL || (s->logits == RWKVC_LOGITS_LAST && last)) {
                 logit_rows[n_wanted] = c->first_row[p->sequence] + (s->logits == RWKVC_LOGITS_ALL ? p->begin + t : 0);
                 wanted[n_wanted++] = row;
@@ -272,8 +269,7 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
         }
     }
 
-    embed_arg embed = {c, tokens};
-    if (!rwkvc_for_rows(pass, rows, embed_rows, &embed)) return RWKVC_E_CANCELLED;
+    if (!rwkvc_for_rows(pass, rows, embed_rows, NULL)) return RWKVC_E_CANCELLED;
     for (uint32_t layer = 0; layer < config->n_layer; layer++)
         if (!c->model->arch->layer(pass, layer)) return RWKVC_E_CANCELLED;
     if (!all_finite(pass->x, rows * embd))

@@ -34,6 +34,8 @@ typedef struct rwkvc_pass {
     uint32_t *segment_of; /* [n_tokens] */
     float *x;             /* residual stream [n_tokens, n_embd] */
     float *v_first;       /* RWKV-7: layer 0's values [n_tokens, attention width] */
+    const uint32_t **tokens; /* [n_tokens] */
+    float *embedded;         /* deep_embed: the residual stream before the first layer [n_tokens, n_embd] */
     rwkvc_scratch scratch;
     uint8_t **thread_memory; /* [threads], each rwkvc_thread_bytes(model) */
 } rwkvc_pass;
@@ -84,21 +86,39 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
 typedef void (*rwkvc_rows_task)(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last);
 bool rwkvc_for_rows(rwkvc_pass *pass, uint32_t n_rows, rwkvc_rows_task task, void *arg);
 
-/* One blend of the current and the previous token: input = x + (previous - x) * mix. */
+bool rwkvc_all_ready(rwkvc_pass *pass, rwkvc_input *input);
+
+/* Where a part of a layer's state begins. */
+uint64_t rwkvc_state_offset(const rwkvc_pass *pass, uint32_t layer, uint32_t part);
+
+/* One blend of the current and the previous token's norm.
+ *   RWKV-6, 7: input = x + (previous - x) * (mix + extra)     RWKV-4, 5: input = previous + (x - previous) * mix */
 typedef struct {
     const rwkvc_tensor *mix;
     rwkvc_input input;
+    bool current_share; /* as in RWKV-4 and 5 */
+    const float *extra; /* [n_tokens, n_embd], NULL: none */
 } rwkvc_shifted;
 
-/* blocks/token_shift.c: layer norm of x, then every blend; the last row goes to the state at part_offset. */
-bool rwkvc_norm_and_shift(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *weight,
-                          const rwkvc_tensor *bias, rwkvc_shifted *shifted, uint32_t n_shifted);
-uint64_t rwkvc_norm_and_shift_floats(const rwkvc_config *config);
+/* blocks/token_shift.c: layer norm of x, whose last row goes to the state at part_offset [n_tokens, n_embd]; NULL when
+ * cancelled. Takes n_tokens * n_embd of scratch. */
+float *rwkvc_norm(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *weight, const rwkvc_tensor *bias);
+/* Every blend of its rows. */
+bool rwkvc_shift(rwkvc_pass *pass, uint64_t part_offset, const float *normed, rwkvc_shifted *shifted,
+                 uint32_t n_shifted);
 
-/* blocks/channel_mix.c: x += value · relu(key · shifted)^2, RWKV-7's channel mix. */
-bool rwkvc_channel_mix(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *ln_weight,
-                       const rwkvc_tensor *ln_bias, const rwkvc_tensor *mix_k, const rwkvc_tensor *key,
-                       const rwkvc_tensor *value);
+/* blocks/channel_mix.c: x += value · relu(key · shifted)^2, in RWKV-4 to 6 times sigmoid(receptance · shifted). */
+typedef struct {
+    uint64_t part_offset; /* of the shift's state */
+    const rwkvc_tensor *ln_weight, *ln_bias, *mix_k, *key, *value;
+    const rwkvc_tensor *mix_r, *receptance; /* NULL in RWKV-7 */
+    bool current_share;
+    uint32_t layer; /* for scale_hidden */
+    /* Changes relu(key · shifted)^2, given the norm's rows (7a). NULL: nothing does. */
+    bool (*scale_hidden)(rwkvc_pass *pass, uint32_t layer, const float *normed, const rwkvc_input *hidden);
+} rwkvc_channel_mix_args;
+
+bool rwkvc_channel_mix(rwkvc_pass *pass, const rwkvc_channel_mix_args *args);
 uint64_t rwkvc_channel_mix_floats(const rwkvc_config *config);
 
 #if defined(__GNUC__)

@@ -4,8 +4,8 @@
  * A .rwkv file is a safetensors file: u64 length of a JSON header, the header (padded with spaces so that the data
  * section begins at a multiple of 64), the data section. The section begins with this table, little endian:
  *
- *     0  char magic[8]      "RWKVCPU\0"        32  u32 version, n_layer, size[16]; f32 ln_eps, gn_eps
- *     8  u32 file_version                     112  16 bytes of zero
+ *     0  char magic[8]      "RWKVCPU\0"        32  u32 version, n_layer, size[16]; f32 ln_eps, gn_eps; u32 0
+ *     8  u32 file_version                     116  12 bytes of zero
  *    12  u32 table_bytes = 128 + 96 * n       128  n entries:
  *    16  u32 crc32 of the table, this as 0         u32 kind, format; u64 rows, cols, offset, size_bytes;
  *    20  u32 n_tensors                             u32 crc32, 0; char name[48]
@@ -31,7 +31,7 @@ typedef struct {
     uint32_t file_version, table_bytes, crc32, n_tensors;
     uint64_t data_bytes;
     rwkvc_config config;
-    uint8_t zero[16];
+    uint8_t zero[12];
 } table_head;
 
 typedef struct {
@@ -81,6 +81,7 @@ rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_in
                        .data_bytes = tensors[n - 1].offset + tensors[n - 1].size_bytes,
                        .config = *config};
     memcpy(head.magic, magic, sizeof magic);
+    head.config.source = 0;
     memset(out, 0, rwkvc_table_bytes(n));
     for (uint32_t i = 0; i < n; i++) {
         const rwkvc_tensor_info *t = &tensors[i];
@@ -150,6 +151,7 @@ static rwkvc_status check_entry(const rwkvc_config *config, uint32_t n_model, ui
     } else {
         memset(info, 0, sizeof *info);
         memcpy(info->name, entry->name, NAME_BYTES);
+        memcpy(info->source, entry->name, NAME_BYTES);
         if (entry->kind != RWKVC_KIND_BYTES || entry->rows != 1)
             return rwkvc_fail(RWKVC_E_FORMAT, "tensor %u (%s) is unknown", i, entry->name);
         info->kind = entry->kind;
@@ -202,7 +204,8 @@ static uint32_t spec_of(const rwkvc_arch *arch, const rwkvc_tensor_info *info) {
     const char *name = info->name;
     if (info->layer != (uint32_t)RWKVC_NO_LAYER) name = strchr(name + strlen("blocks."), '.') + 1;
     for (uint32_t s = 0; s < arch->n_specs; s++)
-        if ((arch->specs[s].place == PLACE_MODEL) == (info->layer == (uint32_t)RWKVC_NO_LAYER) &&
+        if ((arch->specs[s].place == PLACE_BEGIN || arch->specs[s].place == PLACE_END) ==
+                (info->layer == (uint32_t)RWKVC_NO_LAYER) &&
             strcmp(arch->specs[s].name, name) == 0)
             return s;
     return 0;
@@ -231,6 +234,7 @@ rwkvc_status rwkvc_model_open(const void *bytes, uint64_t size_bytes, rwkvc_mode
     if (!status) {
         model->data_bytes = head.data_bytes;
         model->config = head.config;
+        model->config.source = 0;
         model->arch = rwkvc_arch_get(head.config.version);
         status = rwkvc_config_check(&model->config);
     }

@@ -83,7 +83,14 @@ uint32_t rwkvc_default_threads(void);
 
 /* ------------------------------------------------------------------- what a version is made of */
 
-#define RWKVC_RWKV7 0x700 /* version numbers: major << 8 | minor */
+/* Version numbers: major << 8 | minor. 5.0 has no gate, 5.1 one decay a head, 5.2 one a channel. */
+#define RWKVC_RWKV4 0x400
+#define RWKVC_RWKV5_0 0x500
+#define RWKVC_RWKV5_1 0x501
+#define RWKVC_RWKV5_2 0x502
+#define RWKVC_RWKV6 0x600
+#define RWKVC_RWKV7 0x700
+#define RWKVC_RWKV7A 0x70a /* 7 with DeepEmbed */
 
 /* The symbols that tensor shapes are written in; rwkvc_config.size[] is indexed by them. */
 #define RWKVC_SIZE_ONE 0
@@ -93,10 +100,15 @@ uint32_t rwkvc_default_threads(void);
 #define RWKVC_SIZE_FFN 4       /* F, width of the channel mix */
 #define RWKVC_SIZE_HEADS 5     /* H, n_head */
 #define RWKVC_SIZE_HEAD 6      /* N, head_size */
-#define RWKVC_SIZE_RANK_W 7    /* ranks of the low-rank pairs (RWKV-7: decay, */
-#define RWKVC_SIZE_RANK_A 8    /* in-context learning rate, */
-#define RWKVC_SIZE_RANK_V 9    /* value residual, */
-#define RWKVC_SIZE_RANK_G 10   /* gate) */
+#define RWKVC_SIZE_RANK_W 7    /* ranks of the low-rank pairs: decay (6, 7), */
+#define RWKVC_SIZE_RANK_A 8    /* in-context learning rate (7), */
+#define RWKVC_SIZE_RANK_V 9    /* value residual (7), */
+#define RWKVC_SIZE_RANK_G 10   /* gate (7), */
+#define RWKVC_SIZE_RANK_M 11   /* token shift (6), */
+#define RWKVC_SIZE_RANK_M5 12  /* five times that: all five blends, */
+#define RWKVC_SIZE_RANK_S 13   /* DeepEmbed (7a), */
+#define RWKVC_SIZE_RANK_SS 14  /* and its square */
+#define RWKVC_SIZE_FIVE 15     /* the constant */
 
 typedef struct {
     uint32_t version;               /* RWKVC_RWKV7 */
@@ -104,6 +116,7 @@ typedef struct {
     uint32_t size[RWKVC_MAX_SIZES]; /* by RWKVC_SIZE_*; 0 where the version has none */
     float ln_eps;                   /* layer norm */
     float gn_eps;                   /* group norm after the recurrence */
+    uint32_t source;                /* which of several names the checkpoint uses; 0 in a model file */
 } rwkvc_config;
 
 /* A tensor as a checkpoint has it, BlinkDL names. */
@@ -127,9 +140,17 @@ typedef struct {
 #define RWKVC_FORMAT_Q8 2      /* 8.5 bits per weight: int8 in groups of 32 inputs with an f16 scale */
 #define RWKVC_FORMAT_BYTES 15
 
+/* What is done to a checkpoint's values on the way in (in f64, rounded once). */
+#define RWKVC_TRANSFORM_NONE 0
+#define RWKVC_TRANSFORM_EXP 1         /* exp(x) */
+#define RWKVC_TRANSFORM_NEG_EXP 2     /* -exp(x) */
+#define RWKVC_TRANSFORM_EXP_NEG_EXP 3 /* exp(-exp(x)) */
+
 /* One tensor of a version, or of a model file. */
 typedef struct {
-    char name[RWKVC_MAX_NAME]; /* "blocks.0.att.key.weight" */
+    char name[RWKVC_MAX_NAME];   /* "blocks.0.att.key.weight" */
+    char source[RWKVC_MAX_NAME]; /* the checkpoint's name for it: the same but for decays, bonuses, tied heads */
+    uint32_t transform;          /* RWKVC_TRANSFORM_* */
     uint32_t kind;
     uint32_t format;           /* RWKVC_FORMAT_*, in a plan as asked for, in a model as stored */
     uint32_t layer;            /* 0xffffffff for tensors outside the layers */
@@ -164,12 +185,17 @@ uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind);
 #define RWKVC_DTYPE_F32 0
 #define RWKVC_DTYPE_F16 1
 #define RWKVC_DTYPE_BF16 2
+#define RWKVC_DTYPE_Q8_0 3 /* GGML blocks of 32 values: f16 scale, 32 int8 */
+#define RWKVC_DTYPE_Q4_0 4 /* f16 scale, 16 bytes: inputs i and i + 16 in a byte's low and high half, + 8 */
 
-/* Source values of one tensor: element (row, col) at data[row * row_stride + col * col_stride]. */
+/* Source values of one tensor: element (row, col) of a float dtype at
+ *   data[(row / block_rows) * block_stride + (row % block_rows) * row_stride + (col / repeat) * col_stride]
+ * Block dtypes have rows of cols / 32 blocks, one after the other; packed to q8 they keep integers and scales. */
 typedef struct {
     const void *data;
-    uint32_t dtype;
-    int64_t row_stride, col_stride; /* elements */
+    uint32_t dtype, repeat;                       /* repeat: columns that share a value; 0: 1 */
+    int64_t row_stride, col_stride, block_stride; /* elements */
+    uint64_t block_rows;                          /* 0: all */
 } rwkvc_source;
 
 /* Bytes that `rows` x `cols` of this kind take in this format; 0 if they don't go together. */
@@ -214,7 +240,8 @@ uint64_t rwkvc_model_token_bytes(const rwkvc_model *model);
 /* ---------------------------------------------------------------------------------------- state */
 
 /* A state is rwkvc_state_floats() contiguous f32, 64-byte aligned or not, copied by memcpy. Per layer:
- *   RWKV-7: att_shift[n_embd], ffn_shift[n_embd], wkv[n_head][key channel][value channel]
+ *   RWKV-4: att_shift[n_embd], ffn_shift[n_embd], aa, bb, pp [attention width]
+ *   RWKV-5, 6, 7: att_shift[n_embd], ffn_shift[n_embd], wkv[n_head][key channel][value channel]
  * with shift = the previous token's ln1 / ln2 output. */
 uint64_t rwkvc_state_floats(const rwkvc_model *model);
 /* The state before the first token. */

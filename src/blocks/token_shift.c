@@ -22,57 +22,81 @@ bool rwkvc_for_rows(rwkvc_pass *pass, uint32_t n_rows, rwkvc_rows_task task, voi
     return rwkvc_parallel(pass->pool, (uint32_t)rwkvc_ceil_div(n_rows, r.step), rows_item, &r);
 }
 
+static void ready_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    for (uint32_t t = first; t < last; t++) rwkvc_input_ready(pass, arg, t);
+}
+
+bool rwkvc_all_ready(rwkvc_pass *pass, rwkvc_input *input) {
+    return !input->parts || rwkvc_for_rows(pass, input->n_tokens, ready_rows, input);
+}
+
+uint64_t rwkvc_state_offset(const rwkvc_pass *pass, uint32_t layer, uint32_t part) {
+    const rwkvc_model *model = pass->model;
+    uint64_t offset = layer * rwkvc_state_layer_floats(model->arch, &model->config);
+    for (uint32_t i = 0; i < part; i++) offset += rwkvc_state_part_floats(model->arch, &model->config, i);
+    return offset;
+}
+
 typedef struct {
-    float *normed; /* [n_tokens, n_embd] */
+    float *normed;
+    const float *weight, *bias;
+} norm;
+
+static void norm_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    const norm *n = arg;
+    uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
+    for (uint32_t t = first; t < last; t++)
+        pass->kernels->layer_norm(pass->x + (uint64_t)t * n_embd, n->weight, n->bias, n_embd, pass->model->config.ln_eps,
+                                  n->normed + (uint64_t)t * n_embd);
+}
+
+float *rwkvc_norm(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *weight, const rwkvc_tensor *bias) {
+    uint64_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
+    norm n = {rwkvc_take(pass, pass->n_tokens * n_embd), (const float *)weight->data, (const float *)bias->data};
+    if (!rwkvc_for_rows(pass, pass->n_tokens, norm_rows, &n)) return NULL;
+    for (uint32_t i = 0; i < pass->n_segments; i++) { /* state_out is never state_in: forward.c */
+        const rwkvc_segment *segment = &pass->segments[i];
+        float *out = segment->state_out + part_offset;
+        for (uint32_t t = segment->state_step ? 0 : segment->n - 1; t < segment->n; t++, out += segment->state_step)
+            memcpy(out, n.normed + (segment->first + t) * n_embd, n_embd * sizeof *out);
+    }
+    return n.normed;
+}
+
+typedef struct {
+    const float *normed;
     uint64_t part_offset;
-    const rwkvc_tensor *weight, *bias;
     rwkvc_shifted *shifted;
     uint32_t n_shifted;
 } shift;
 
-static void norm_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
-    shift *s = arg;
+static void shift_row(const rwkvc_pass *pass, const rwkvc_shifted *to, const float *now, const float *previous,
+                      uint32_t t) {
     uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
-    for (uint32_t t = first; t < last; t++)
-        pass->kernels->layer_norm(pass->x + (uint64_t)t * n_embd, (const float *)s->weight->data, (const float *)s->bias->data,
-                                  n_embd, pass->model->config.ln_eps, s->normed + (uint64_t)t * n_embd);
+    const float *mix = (const float *)to->mix->data;
+    float *out = to->input.rows + (uint64_t)t * to->input.ld;
+    if (to->current_share)
+        pass->kernels->token_shift(previous, now, mix, n_embd, out);
+    else if (to->extra)
+        pass->kernels->token_shift_by(now, previous, mix, to->extra + (uint64_t)t * n_embd, n_embd, out);
+    else
+        pass->kernels->token_shift(now, previous, mix, n_embd, out);
+    rwkvc_input_ready(pass, &to->input, t);
 }
 
 static void shift_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
-    shift *s = arg;
+    const shift *s = arg;
     uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
     for (uint32_t t = first; t < last; t++) {
         const rwkvc_segment *segment = &pass->segments[pass->segment_of[t]];
         const float *now = s->normed + (uint64_t)t * n_embd;
         const float *previous = t == segment->first ? segment->state_in + s->part_offset : now - n_embd;
-        for (uint32_t i = 0; i < s->n_shifted; i++) {
-            rwkvc_shifted *to = &s->shifted[i];
-            pass->kernels->token_shift(now, previous, (const float *)to->mix->data, n_embd,
-                                       to->input.rows + (uint64_t)t * to->input.ld);
-            rwkvc_input_ready(pass, &to->input, t);
-        }
+        for (uint32_t i = 0; i < s->n_shifted; i++) shift_row(pass, &s->shifted[i], now, previous, t);
     }
 }
 
-/* After all rows were blended: state_out may be state_in, which the first rows read. */
-static void keep_rows(rwkvc_pass *pass, const shift *s) {
-    uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
-    for (uint32_t i = 0; i < pass->n_segments; i++) {
-        const rwkvc_segment *segment = &pass->segments[i];
-        float *out = segment->state_out + s->part_offset;
-        for (uint32_t t = segment->state_step ? 0 : segment->n - 1; t < segment->n; t++, out += segment->state_step)
-            memcpy(out, s->normed + (uint64_t)(segment->first + t) * n_embd, n_embd * sizeof *out);
-    }
+bool rwkvc_shift(rwkvc_pass *pass, uint64_t part_offset, const float *normed, rwkvc_shifted *shifted,
+                 uint32_t n_shifted) {
+    shift s = {normed, part_offset, shifted, n_shifted};
+    return rwkvc_for_rows(pass, pass->n_tokens, shift_rows, &s);
 }
-
-bool rwkvc_norm_and_shift(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *weight,
-                          const rwkvc_tensor *bias, rwkvc_shifted *shifted, uint32_t n_shifted) {
-    uint64_t floats = (uint64_t)pass->n_tokens * pass->model->config.size[RWKVC_SIZE_EMBD];
-    shift s = {rwkvc_take(pass, floats), part_offset, weight, bias, shifted, n_shifted};
-    if (!rwkvc_for_rows(pass, pass->n_tokens, norm_rows, &s)) return false;
-    if (!rwkvc_for_rows(pass, pass->n_tokens, shift_rows, &s)) return false;
-    keep_rows(pass, &s);
-    return true;
-}
-
-uint64_t rwkvc_norm_and_shift_floats(const rwkvc_config *config) { return config->size[RWKVC_SIZE_EMBD]; }

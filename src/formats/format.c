@@ -48,7 +48,9 @@ uint64_t rwkvc_packed_panels(uint32_t kind, uint32_t format, uint64_t rows, uint
 rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first, uint64_t last,
                         void *dst) {
     uint64_t panels = rwkvc_packed_panels(info->kind, info->format, info->rows, info->cols);
-    if (panels == 0 || first > last || last > panels || source->dtype > RWKVC_DTYPE_BF16)
+    bool blocks = source->dtype > RWKVC_DTYPE_BF16;
+    if (panels == 0 || first > last || last > panels || source->dtype > RWKVC_DTYPE_Q4_0 ||
+        (blocks && (info->cols % RWKVC_GROUP || info->transposed || info->transform)))
         return rwkvc_fail(RWKVC_E_ARGUMENT, "%s: cannot pack panels %llu to %llu of %llu", info->name,
                           (unsigned long long)first, (unsigned long long)last, (unsigned long long)panels);
     const rwkvc_format *format = rwkvc_format_get(info->format);
@@ -66,34 +68,6 @@ rwkvc_status rwkvc_unpack(const rwkvc_tensor_info *info, const void *packed, uin
                           (unsigned long long)first, (unsigned long long)last);
     const rwkvc_format *format = rwkvc_format_get(info->format);
     for (uint64_t row = first; row < last; row++, dst += info->cols) format->unpack_row(info, packed, row, dst);
-    return RWKVC_OK;
-}
-
-rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t row, uint64_t col,
-                               uint64_t n, float *dst) {
-    int64_t at = (int64_t)row * source->row_stride + (int64_t)col * source->col_stride, step = source->col_stride;
-    float worst = 0;
-    switch (source->dtype) {
-    case RWKVC_DTYPE_F32:
-        for (uint64_t i = 0; i < n; i++) dst[i] = ((const float *)source->data)[at + (int64_t)i * step];
-        break;
-    case RWKVC_DTYPE_F16:
-        for (uint64_t i = 0; i < n; i++)
-            dst[i] = rwkvc_half_to_float(((const uint16_t *)source->data)[at + (int64_t)i * step]);
-        break;
-    default:
-        for (uint64_t i = 0; i < n; i++) {
-            uint32_t bits = (uint32_t)((const uint16_t *)source->data)[at + (int64_t)i * step] << 16;
-            memcpy(&dst[i], &bits, sizeof bits);
-        }
-    }
-    /* x - x is 0 for finite x and NaN otherwise; the sum keeps a NaN, so that the loop has no branch. */
-    for (uint64_t i = 0; i < n; i++) worst += dst[i] - dst[i];
-    if (worst == 0) return RWKVC_OK;
-    for (uint64_t i = 0; i < n; i++)
-        if (!isfinite(dst[i]))
-            return rwkvc_fail(RWKVC_E_NONFINITE, "%s holds %s at row %llu, column %llu", info->name,
-                              isnan(dst[i]) ? "NaN" : "Inf", (unsigned long long)row, (unsigned long long)(col + i));
     return RWKVC_OK;
 }
 

@@ -24,9 +24,12 @@ extern const rwkvc_format rwkvc_format_f32, rwkvc_format_f16, rwkvc_format_q8;
 
 const rwkvc_format *rwkvc_format_get(uint32_t format); /* NULL for unknown ones */
 
-/* `n` values of a row from column `col` on, as f32. E_NONFINITE names tensor, row and column. */
+/* source.c: `n` values of a row from column `col` on, as f32. E_NONFINITE names tensor, row and column. */
 rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t row, uint64_t col,
                                uint64_t n, float *dst);
+/* A group of 32 as a block dtype stores it: integers and the bits of the f16 scale. False for float dtypes. */
+bool rwkvc_source_group(const rwkvc_source *source, uint64_t row, uint64_t cols, uint64_t group, int8_t *q,
+                        uint16_t *scale);
 
 /* IEEE 754 binary16, exact; to half rounds to nearest even. */
 float rwkvc_half_to_float(uint16_t half);

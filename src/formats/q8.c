@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * q8: 8.5 bits per weight. Groups of 32 inputs share an f16 scale: value = scale * (stored - 128), |stored - 128| <= 127.
+ * q8: 8.5 bits per weight. Groups of 32 inputs share an f16 scale: value = scale * (stored - 128). Our own integers are
+ * within 127; those of GGML blocks, moved as they are, may be -128.
  * Layouts: format.h. */
 #include <math.h>
 
@@ -71,13 +72,16 @@ static rwkvc_status q8_pack(const rwkvc_tensor_info *info, const rwkvc_source *s
             float x[RWKVC_GROUP] = {0};
             int8_t q[RWKVC_GROUP];
             uint16_t scale;
-            if (row < info->rows && col < info->cols) {
+            bool inside = row < info->rows && col < info->cols;
+            if (inside) {
                 uint64_t n = rwkvc_min(RWKVC_GROUP, info->cols - col);
                 rwkvc_status status = rwkvc_source_read(info, source, row, col, n, x);
                 if (status) return status;
             }
-            rwkvc_status status = quantise(info, row, x, q, &scale);
-            if (status) return status;
+            if (!inside || !rwkvc_source_group(source, row, info->cols, col / RWKVC_GROUP, q, &scale)) {
+                rwkvc_status status = quantise(info, row, x, q, &scale);
+                if (status) return status;
+            }
             for (uint64_t i = 0; i < RWKVC_GROUP; i++) dst[place(info, row, col + i).weight] = (uint8_t)(q[i] + bias);
             memcpy(dst + place(info, row, col).scale, &scale, sizeof scale);
         }

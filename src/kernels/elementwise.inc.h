@@ -1,21 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Embedding rows, layer norm, token shift and what follows a matrix product. */
 
-static void KERNEL(embedding)(const rwkvc_tensor *emb, uint32_t row, float *out) {
-    uint32_t cols = emb->cols, i = 0;
+/* 16 values of a row; q8 rows are padded to groups, the others may end inside a vector. */
+VEC vf KERNEL(embedding_part)(const rwkvc_tensor *emb, uint64_t row, uint32_t i, uint32_t lanes) {
     if (emb->format == RWKVC_FORMAT_F32) {
-        memcpy(out, (const float *)emb->data + (uint64_t)row * cols, cols * sizeof *out);
-    } else if (emb->format == RWKVC_FORMAT_F16) {
-        for (; i < cols; i += 16) vf_store(out + i, vf_load_half((const uint16_t *)emb->data + (uint64_t)row * cols + i));
-    } else {
-        uint64_t groups = (cols + RWKVC_GROUP - 1) / RWKVC_GROUP;
-        const uint8_t *q = emb->data + row * groups * 34;
-        for (; i < cols; i += 16) {
-            uint16_t scale;
-            memcpy(&scale, q + groups * RWKVC_GROUP + 2 * (i / RWKVC_GROUP), sizeof scale);
-            vf_store(out + i, vf_mul(vf_load_i8((const int8_t *)q + i), vf_set1(rwkvc_half_to_float(scale))));
-        }
+        const float *p = (const float *)emb->data + row * emb->cols + i;
+        return lanes == 16 ? vf_load(p) : vf_load_n(p, lanes);
     }
+    if (emb->format == RWKVC_FORMAT_F16) {
+        uint16_t half[16] = {0};
+        memcpy(half, (const uint16_t *)emb->data + row * emb->cols + i, lanes * sizeof *half);
+        return vf_load_half(half);
+    }
+    uint64_t groups = (emb->cols + RWKVC_GROUP - 1) / RWKVC_GROUP;
+    const uint8_t *q = emb->data + row * groups * 34;
+    uint16_t scale;
+    memcpy(&scale, q + groups * RWKVC_GROUP + 2 * (i / RWKVC_GROUP), sizeof scale);
+    return vf_mul(vf_load_i8((const int8_t *)q + i), vf_set1(rwkvc_half_to_float(scale)));
+}
+
+VEC void KERNEL(embedding_row)(const rwkvc_tensor *emb, uint32_t row, float *out, const bool add) {
+    for (uint32_t i = 0; i < emb->cols; i += 16) {
+        uint32_t lanes = emb->cols - i < 16 ? emb->cols - i : 16;
+        vf y = KERNEL(embedding_part)(emb, row, i, lanes);
+        if (add) y = vf_add(lanes == 16 ? vf_load(out + i) : vf_load_n(out + i, lanes), y);
+        if (lanes == 16)
+            vf_store(out + i, y);
+        else
+            vf_store_n(out + i, y, lanes);
+    }
+}
+
+static void KERNEL(embedding)(const rwkvc_tensor *emb, uint32_t row, float *out) {
+    KERNEL(embedding_row)(emb, row, out, false);
+}
+
+static void KERNEL(embedding_add)(const rwkvc_tensor *emb, uint32_t row, float *out) {
+    KERNEL(embedding_row)(emb, row, out, true);
 }
 
 static void KERNEL(layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps,
@@ -39,6 +60,24 @@ static void KERNEL(token_shift)(const float *x, const float *previous, const flo
         vf now = vf_load(x + i);
         vf_store(y + i, vf_fma(vf_sub(vf_load(previous + i), now), vf_load(mix + i), now));
     }
+}
+
+static void KERNEL(token_shift_by)(const float *x, const float *previous, const float *mix, const float *extra,
+                                   uint32_t n, float *y) {
+    for (uint32_t i = 0; i < n; i += 16) {
+        vf now = vf_load(x + i), share = vf_add(vf_load(mix + i), vf_load(extra + i));
+        vf_store(y + i, vf_fma(vf_sub(vf_load(previous + i), now), share, now));
+    }
+}
+
+static void KERNEL(multiply_add)(float *x, const float *a, const float *b, uint32_t n) {
+    for (uint32_t i = 0; i < n; i += 16)
+        vf_store(x + i, vf_fma(vf_load(a + i), vf_load(b + i), vf_load(x + i)));
+}
+
+static void KERNEL(multiply)(float *x, const float *a, const float *b, uint32_t n) {
+    for (uint32_t i = 0; i < n; i += 16)
+        vf_store(x + i, vf_mul(vf_load(x + i), vf_add(vf_load(a + i), vf_load(b + i))));
 }
 
 VEC vf KERNEL(epilogue)(rwkvc_epilogue epilogue, vf y, vf out) {

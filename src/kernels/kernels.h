@@ -62,6 +62,32 @@ typedef struct {
     uint64_t state_step;   /* floats between the states after consecutive tokens; 0: only the last is kept */
 } rwkvc_wkv7;
 
+/* The same for RWKV-5 and 6: decay and bonus per channel. */
+typedef struct {
+    uint32_t tokens, head_size, ld;
+    const float *r, *k, *v;
+    const float *g;     /* gate before silu; NULL in 5.0 */
+    float *w;           /* RWKV-6, in: low-rank part of the decay; out: decay. NULL in RWKV-5 */
+    float *y;           /* out: gated output */
+    const float *decay; /* [N]: RWKV-5 the decay itself, RWKV-6 time_decay */
+    const float *bonus, *ln_weight, *ln_bias; /* [N] */
+    float gn_eps;
+    const float *state_in; /* [N, N]: key channel, value channel */
+    float *state_out;
+    uint64_t state_step;
+} rwkvc_wkv6;
+
+/* 16 channels of RWKV-4's recurrence; pointers at the first of them. */
+typedef struct {
+    uint32_t tokens, ld;
+    const float *r, *k, *v; /* r after its sigmoid */
+    float *y;               /* out: r * wkv */
+    const float *decay, *bonus;
+    const float *state_in; /* aa; bb and pp are `part` and 2 * `part` floats on */
+    float *state_out;
+    uint64_t part, state_step;
+} rwkvc_wkv4;
+
 typedef struct {
     const char *name;
     uint32_t q8_tile, plain_tile;
@@ -85,13 +111,24 @@ typedef struct {
     void (*embedding)(const rwkvc_tensor *emb, uint32_t row, float *out);
     /* y[n] = (x - mean) / sqrt(var + eps) * weight + bias, n % 16 == 0. May be in place. */
     void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps, float *y);
+    /* out[cols] += that row. */
+    void (*embedding_add)(const rwkvc_tensor *emb, uint32_t row, float *out);
     /* y[n] = x + (previous - x) * mix */
     void (*token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y);
+    /* y[n] = x + (previous - x) * (mix + extra) */
+    void (*token_shift_by)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
+                           float *y);
+    /* x[n] += a * b */
+    void (*multiply_add)(float *x, const float *a, const float *b, uint32_t n);
+    /* x[n] *= a + b */
+    void (*multiply)(float *x, const float *a, const float *b, uint32_t n);
     /* Apply an epilogue to sums[t, 16] (rows ld_sums apart) of n tokens on the way to out[t, lanes] (ld apart). */
     void (*finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes, float *out,
                    uint64_t ld);
     /* All tokens of one head: prepare, recurrence, group norm, bonus, gate. */
     void (*wkv7)(const rwkvc_wkv7 *head);
+    void (*wkv6)(const rwkvc_wkv6 *head);
+    void (*wkv4)(const rwkvc_wkv4 *channels);
     /* Tests and benchmarks: exp, tanh, sigmoid of x[n], n % 16 == 0 (which: 0, 1, 2). */
     void (*elementary)(uint32_t which, const float *x, uint32_t n, float *y);
     /* measure.c: read n floats in order, n % 64 == 0. */

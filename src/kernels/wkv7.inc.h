@@ -5,18 +5,7 @@
  *   sa[i] = sum_j S[i][j] * -kk[j]
  *   S[i][j] = S[i][j] decay[j] + sa[i] kk[j] a[j] + v[i] k[j]        y[i] = sum_j S[i][j] r[j]
  *   y = (group norm of y + (sum_j r k r_k) v) * g
- * The state lies as [j][i], so that 16 value channels i are one vector, every j is a broadcast, and no sum crosses
- * lanes. Head sizes that are no multiple of 16 have a last vector of fewer lanes. */
-
-#define LANES(i, n) ((n) - (i) < 16 ? (n) - (i) : 16)
-#define LOAD(p, lanes) ((lanes) == 16 ? vf_load(p) : vf_load_n(p, lanes))
-
-VEC void KERNEL(store)(float *p, vf a, uint32_t lanes) {
-    if (lanes == 16)
-        vf_store(p, a);
-    else
-        vf_store_n(p, a, lanes);
-}
+ * The state lies as [j][i]: heads.inc.h. */
 
 static void KERNEL(wkv7_prepare)(const rwkvc_wkv7 *h, uint64_t at) {
     const uint32_t n = h->head_size;
@@ -52,26 +41,17 @@ static void KERNEL(wkv7_prepare)(const rwkvc_wkv7 *h, uint64_t at) {
 /* Group norm over the head, bonus, gate. */
 static void KERNEL(wkv7_finish)(const rwkvc_wkv7 *h, uint64_t at) {
     const uint32_t n = h->head_size;
-    vf sum = vf_zero(), squares = vf_zero(), bonus = vf_zero();
+    vf bonus = vf_zero();
     for (uint32_t i = 0; i < n; i += 16) {
         uint32_t lanes = LANES(i, n);
-        sum = vf_add(sum, LOAD(h->y + at + i, lanes));
         vf rk = vf_mul(LOAD(h->r + at + i, lanes), LOAD(h->k + at + i, lanes));
         bonus = vf_fma(rk, LOAD(h->r_k + i, lanes), bonus);
     }
-    vf mean = vf_set1(vf_sum(sum) / (float)n);
+    vf b = vf_set1(vf_sum(bonus));
+    KERNEL(group_norm)(h->y + at, n, h->ln_weight, h->ln_bias, h->gn_eps);
     for (uint32_t i = 0; i < n; i += 16) {
         uint32_t lanes = LANES(i, n);
-        vf d = vf_sub(LOAD(h->y + at + i, lanes), mean);
-        if (lanes < 16) d = vf_keep_n(d, lanes);
-        squares = vf_fma(d, d, squares);
-    }
-    vf scale = vf_set1(1.0f / sqrtf(vf_sum(squares) / (float)n + h->gn_eps)), b = vf_set1(vf_sum(bonus));
-    for (uint32_t i = 0; i < n; i += 16) {
-        uint32_t lanes = LANES(i, n);
-        vf y = vf_mul(vf_sub(LOAD(h->y + at + i, lanes), mean), scale);
-        y = vf_fma(y, LOAD(h->ln_weight + i, lanes), LOAD(h->ln_bias + i, lanes));
-        y = vf_fma(b, LOAD(h->v + at + i, lanes), y);
+        vf y = vf_fma(b, LOAD(h->v + at + i, lanes), LOAD(h->y + at + i, lanes));
         KERNEL(store)(h->y + at + i, vf_mul(y, LOAD(h->g + at + i, lanes)), lanes);
     }
 }
@@ -124,6 +104,3 @@ static void KERNEL(wkv7)(const rwkvc_wkv7 *h) {
     if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1);
     for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_finish)(h, (uint64_t)t * h->ld);
 }
-
-#undef LANES
-#undef LOAD

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * RWKV-7 "Goose" (x070; arXiv:2503.14456): its tensors, its state and one layer. The recurrence: kernels/wkv7.inc.h. */
 #include "forward.h"
+#include "versions/spec_macros.h"
 
 enum {
     EMB, LN0_WEIGHT, LN0_BIAS,
@@ -15,24 +16,16 @@ enum {
     LN2_WEIGHT, LN2_BIAS,
     FFN_X_K, FFN_KEY, FFN_VALUE,
     LN_OUT_WEIGHT, LN_OUT_BIAS, HEAD,
-    N_SPECS
+    N_SPECS,
+    S_EMB = N_SPECS, S_EMB_X, S1, S2, S0, /* 7a has these too */
+    N_SPECS_7A
 };
 
-#define V_ RWKVC_SIZE_VOCAB
-#define C_ RWKVC_SIZE_EMBD
-#define A_ RWKVC_SIZE_ATT
-#define F_ RWKVC_SIZE_FFN
-#define H_ RWKVC_SIZE_HEADS
-#define N_ RWKVC_SIZE_HEAD
-#define VECTOR(name, place, size) {name, place, RWKVC_KIND_VECTOR, 0, 1, {size}}
-#define MATRIX(name, kind, rows, cols) {name, PLACE_LAYER, kind, 0, 2, {rows, cols}}
-#define LOW_RANK(name, place, inputs, outputs) {name, place, RWKVC_KIND_LOW_RANK, 1, 2, {inputs, outputs}}
-
 /* In the order they are read. Layer 0 has no value residual: its v0, v1, v2 stand in many checkpoints, unused. */
-static const rwkvc_spec specs[N_SPECS] = {
-    [EMB] = {"emb.weight", PLACE_MODEL, RWKVC_KIND_EMBEDDING, 0, 2, {V_, C_}},
-    [LN0_WEIGHT] = VECTOR("blocks.0.ln0.weight", PLACE_MODEL, C_),
-    [LN0_BIAS] = VECTOR("blocks.0.ln0.bias", PLACE_MODEL, C_),
+static const rwkvc_spec specs[N_SPECS_7A] = {
+    [EMB] = TENSOR_EMB,
+    [LN0_WEIGHT] = VECTOR("blocks.0.ln0.weight", PLACE_BEGIN, C_),
+    [LN0_BIAS] = VECTOR("blocks.0.ln0.bias", PLACE_BEGIN, C_),
     [LN1_WEIGHT] = VECTOR("ln1.weight", PLACE_LAYER, C_),
     [LN1_BIAS] = VECTOR("ln1.bias", PLACE_LAYER, C_),
     [X_R] = VECTOR("att.x_r", PLACE_LAYER, C_),
@@ -57,7 +50,7 @@ static const rwkvc_spec specs[N_SPECS] = {
     [V0] = VECTOR("att.v0", PLACE_LATER_LAYER, A_),
     [K_K] = VECTOR("att.k_k", PLACE_LAYER, A_),
     [K_A] = VECTOR("att.k_a", PLACE_LAYER, A_),
-    [R_K] = {"att.r_k", PLACE_LAYER, RWKVC_KIND_VECTOR, 0, 2, {H_, N_}},
+    [R_K] = {.name = "att.r_k", .place = PLACE_LAYER, .kind = RWKVC_KIND_VECTOR, .n_dims = 2, .shape = {H_, N_}},
     [LN_X_WEIGHT] = VECTOR("att.ln_x.weight", PLACE_LAYER, A_),
     [LN_X_BIAS] = VECTOR("att.ln_x.bias", PLACE_LAYER, A_),
     [OUTPUT] = MATRIX("att.output.weight", RWKVC_KIND_MATRIX, C_, A_),
@@ -66,9 +59,15 @@ static const rwkvc_spec specs[N_SPECS] = {
     [FFN_X_K] = VECTOR("ffn.x_k", PLACE_LAYER, C_),
     [FFN_KEY] = MATRIX("ffn.key.weight", RWKVC_KIND_MATRIX, F_, C_),
     [FFN_VALUE] = MATRIX("ffn.value.weight", RWKVC_KIND_VALUE, C_, F_),
-    [LN_OUT_WEIGHT] = VECTOR("ln_out.weight", PLACE_MODEL, C_),
-    [LN_OUT_BIAS] = VECTOR("ln_out.bias", PLACE_MODEL, C_),
-    [HEAD] = {"head.weight", PLACE_MODEL, RWKVC_KIND_HEAD, 0, 2, {V_, C_}},
+    [LN_OUT_WEIGHT] = VECTOR("ln_out.weight", PLACE_END, C_),
+    [LN_OUT_BIAS] = VECTOR("ln_out.bias", PLACE_END, C_),
+    [HEAD] = TENSOR_HEAD,
+    /* 7a, DeepEmbed */
+    [S_EMB] = {.name = "ffn.s_emb.weight", .place = PLACE_LAYER, .kind = RWKVC_KIND_EMBEDDING, .n_dims = 2, .shape = {V_, RWKVC_SIZE_RANK_SS}},
+    [S_EMB_X] = MATRIX("ffn.s_emb_x.weight", RWKVC_KIND_MATRIX, RWKVC_SIZE_RANK_SS, C_),
+    [S1] = LOW_RANK("ffn.s1", PLACE_LAYER, C_, RWKVC_SIZE_RANK_S),
+    [S2] = LOW_RANK("ffn.s2", PLACE_LAYER, RWKVC_SIZE_RANK_S, F_),
+    [S0] = VECTOR("ffn.s0", PLACE_LAYER, F_),
 };
 
 enum { ATT_SHIFT, FFN_SHIFT, WKV, N_STATE };
@@ -110,8 +109,7 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
     uint32_t n = config->size[N_], head = item % config->size[H_];
     const rwkvc_segment *segment = &pass->segments[item / config->size[H_]];
     uint64_t at = (uint64_t)segment->first * m->width + (uint64_t)head * n, channel = (uint64_t)head * n;
-    uint64_t offset = (uint64_t)m->layer * rwkvc_state_layer_floats(pass->model->arch, config) +
-                      2ull * config->size[C_] + (uint64_t)head * n * n;
+    uint64_t offset = rwkvc_state_offset(pass, m->layer, WKV) + (uint64_t)head * n * n;
     rwkvc_wkv7 wkv = {
         .tokens = segment->n, .head_size = n, .ld = m->width,
         .r = m->path[R] + at, .w = m->path[W] + at, .k = m->path[K] + at, .v = m->path[V] + at,
@@ -126,10 +124,6 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
         .state_step = segment->state_step,
     };
     pass->kernels->wkv7(&wkv);
-}
-
-static void y_ready(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
-    for (uint32_t t = first; t < last; t++) rwkvc_input_ready(pass, arg, t);
 }
 
 /* The low-rank pairs: hidden = f(x @ m1) in one region with r, k and v, then hidden @ m2 in the next. */
@@ -169,38 +163,46 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     rwkvc_shifted shifted[6];
     pass->scratch.used = 0;
     for (uint32_t i = 0; i < 6; i++)
-        shifted[i] = (rwkvc_shifted){rwkvc_layer_tensor(model, layer, blends[i].mix),
-                                     rwkvc_input_take(pass, rwkvc_layer_tensor(model, layer, blends[i].weight), pass->n_tokens)};
+        shifted[i] = (rwkvc_shifted){
+            .mix = rwkvc_layer_tensor(model, layer, blends[i].mix),
+            .input = rwkvc_input_take(pass, rwkvc_layer_tensor(model, layer, blends[i].weight), pass->n_tokens)};
     for (uint32_t i = 0; i < N_PATHS; i++) m.path[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.width);
     m.kk = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.width);
     const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
     m.y = rwkvc_input_take(pass, output, pass->n_tokens);
 
-    uint64_t layer_offset = layer * rwkvc_state_layer_floats(model->arch, &model->config);
-    if (!rwkvc_norm_and_shift(pass, layer_offset, rwkvc_layer_tensor(model, layer, LN1_WEIGHT),
-                              rwkvc_layer_tensor(model, layer, LN1_BIAS), shifted, 6))
-        return false;
+    const float *normed = rwkvc_norm(pass, rwkvc_state_offset(pass, layer, ATT_SHIFT), rwkvc_layer_tensor(model, layer, LN1_WEIGHT),
+                                     rwkvc_layer_tensor(model, layer, LN1_BIAS));
+    if (!normed || !rwkvc_shift(pass, rwkvc_state_offset(pass, layer, ATT_SHIFT), normed, shifted, 6)) return false;
     if (!project(&m, shifted)) return false;
     if (!rwkvc_parallel(pass->pool, pass->n_segments * model->config.size[H_], wkv_item, &m)) return false;
-    if (m.y.parts && !rwkvc_for_rows(pass, pass->n_tokens, y_ready, &m.y)) return false;
+    if (!rwkvc_all_ready(pass, &m.y)) return false;
     rwkvc_linear out = {output, &m.y, pass->x, model->config.size[C_], RWKVC_ADD, NULL};
     return rwkvc_linear_run(pass, &out, 1);
 }
 
 /* --------------------------------------------------------------------------------------- layer */
 
-static bool layer(rwkvc_pass *pass, uint32_t layer) {
+static rwkvc_channel_mix_args channel_mix(const rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_model *model = pass->model;
-    uint64_t ffn_shift = layer * rwkvc_state_layer_floats(model->arch, &model->config) + model->config.size[C_];
-    return run_time_mix(pass, layer) &&
-           rwkvc_channel_mix(pass, ffn_shift, rwkvc_layer_tensor(model, layer, LN2_WEIGHT),
-                             rwkvc_layer_tensor(model, layer, LN2_BIAS), rwkvc_layer_tensor(model, layer, FFN_X_K),
-                             rwkvc_layer_tensor(model, layer, FFN_KEY), rwkvc_layer_tensor(model, layer, FFN_VALUE));
+    return (rwkvc_channel_mix_args){
+        .part_offset = rwkvc_state_offset(pass, layer, FFN_SHIFT),
+        .ln_weight = rwkvc_layer_tensor(model, layer, LN2_WEIGHT),
+        .ln_bias = rwkvc_layer_tensor(model, layer, LN2_BIAS),
+        .mix_k = rwkvc_layer_tensor(model, layer, FFN_X_K),
+        .key = rwkvc_layer_tensor(model, layer, FFN_KEY),
+        .value = rwkvc_layer_tensor(model, layer, FFN_VALUE),
+    };
+}
+
+static bool layer(rwkvc_pass *pass, uint32_t layer) {
+    rwkvc_channel_mix_args args = channel_mix(pass, layer);
+    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, &args);
 }
 
 static uint64_t scratch_floats(const rwkvc_config *config) {
     uint64_t embd = rwkvc_input_floats(config->size[C_], 1), att = config->size[A_];
-    uint64_t time = rwkvc_norm_and_shift_floats(config) + 6 * embd + (N_PATHS + 1) * (att + RWKVC_PANEL) +
+    uint64_t time = config->size[C_] + 6 * embd + (N_PATHS + 1) * (att + RWKVC_PANEL) +
                     rwkvc_input_floats(att, 1);
     for (uint32_t rank = RWKVC_SIZE_RANK_W; rank <= RWKVC_SIZE_RANK_G; rank++)
         time += rwkvc_input_floats(config->size[rank], 1);
@@ -208,17 +210,95 @@ static uint64_t scratch_floats(const rwkvc_config *config) {
     return time > channel ? time : channel;
 }
 
+/* ------------------------------------------------------------------------------ 7a: DeepEmbed */
+
+typedef struct {
+    uint32_t layer;
+    const float *normed; /* ln2's output [n_tokens, n_embd] */
+    rwkvc_input embedded, normed_input, low; /* inputs of s_emb_x, s1, s2 */
+    float *token, *inner;                    /* [n_tokens, RANK_SS], [n_tokens, RANK_S] */
+} deep_embed;
+
+/* inner = h @ reshape(s_emb[token] + s_emb_x · LN(emb[token])), h = normed @ s1 */
+static void deep_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    const deep_embed *d = arg;
+    const rwkvc_tensor *table = rwkvc_layer_tensor(pass->model, d->layer, S_EMB);
+    uint32_t rank = pass->model->config.size[RWKVC_SIZE_RANK_S], ld = (uint32_t)rwkvc_round_up(table->cols, RWKVC_PANEL);
+    for (uint32_t t = first; t < last; t++) {
+        float *token = d->token + (uint64_t)t * ld, *row = d->low.rows + (uint64_t)t * d->low.ld;
+        const float *h = d->inner + t * rwkvc_round_up(rank, RWKVC_PANEL);
+        pass->kernels->embedding_add(table, *pass->tokens[t], token);
+        for (uint32_t q = 0; q < rank; q++) row[q] = 0;
+        for (uint32_t p = 0; p < rank; p++)
+            for (uint32_t q = 0; q < rank; q++) row[q] += h[p] * token[p * rank + q];
+    }
+}
+
+static void copy_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    deep_embed *d = arg;
+    uint64_t n_embd = pass->model->config.size[C_];
+    for (uint32_t t = first; t < last; t++) {
+        memcpy(d->embedded.rows + t * n_embd, pass->embedded + t * n_embd, n_embd * sizeof(float));
+        memcpy(d->normed_input.rows + t * n_embd, d->normed + t * n_embd, n_embd * sizeof(float));
+        rwkvc_input_ready(pass, &d->embedded, t);
+    }
+}
+
+static void scale_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    const rwkvc_input *gate = ((void **)arg)[0], *hidden = ((void **)arg)[1];
+    const float *s0 = ((void **)arg)[2];
+    for (uint32_t t = first; t < last; t++)
+        pass->kernels->multiply(hidden->rows + (uint64_t)t * hidden->ld, gate->rows + (uint64_t)t * gate->ld, s0, hidden->ld);
+}
+
+/* k = relu(key)^2 ⊙ (inner @ s2 + s0) */
+static bool scale_hidden(rwkvc_pass *pass, uint32_t layer, const float *normed, const rwkvc_input *hidden) {
+    const rwkvc_tensor *s_emb_x = rwkvc_layer_tensor(pass->model, layer, S_EMB_X), *s1 = rwkvc_layer_tensor(pass->model, layer, S1);
+    const rwkvc_tensor *s2 = rwkvc_layer_tensor(pass->model, layer, S2);
+    uint32_t n = pass->n_tokens, token_ld = (uint32_t)rwkvc_round_up(s_emb_x->rows, RWKVC_PANEL);
+    uint32_t inner_ld = (uint32_t)rwkvc_round_up(s1->rows, RWKVC_PANEL);
+    deep_embed d = {.layer = layer, .normed = normed};
+    d.embedded = rwkvc_input_take(pass, s_emb_x, n);
+    d.normed_input = rwkvc_input_take(pass, s1, n);
+    d.low = rwkvc_input_take(pass, s2, n);
+    d.token = rwkvc_take(pass, (uint64_t)n * token_ld);
+    d.inner = rwkvc_take(pass, (uint64_t)n * inner_ld);
+    rwkvc_input gate = {.rows = rwkvc_take(pass, (uint64_t)n * hidden->ld), .ld = hidden->ld};
+    if (!rwkvc_for_rows(pass, n, copy_rows, &d)) return false;
+    rwkvc_linear first[] = {{s_emb_x, &d.embedded, d.token, token_ld, RWKVC_STORE, NULL},
+                            {s1, &d.normed_input, d.inner, inner_ld, RWKVC_STORE, NULL}};
+    if (!rwkvc_linear_run(pass, first, 2) || !rwkvc_for_rows(pass, n, deep_rows, &d)) return false;
+    rwkvc_linear second = {s2, &d.low, gate.rows, gate.ld, RWKVC_STORE, NULL};
+    if (!rwkvc_linear_run(pass, &second, 1)) return false;
+    const void *args[] = {&gate, hidden, rwkvc_layer_tensor(pass->model, layer, S0)->data};
+    return rwkvc_for_rows(pass, n, scale_rows, args);
+}
+
+static bool layer_7a(rwkvc_pass *pass, uint32_t layer) {
+    rwkvc_channel_mix_args args = channel_mix(pass, layer);
+    args.layer = layer;
+    args.scale_hidden = scale_hidden;
+    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, &args);
+}
+
+static uint64_t scratch_floats_7a(const rwkvc_config *config) {
+    uint64_t embd = config->size[C_], ranks = rwkvc_round_up(config->size[RWKVC_SIZE_RANK_SS], RWKVC_PANEL);
+    return scratch_floats(config) + 2 * rwkvc_input_floats(embd, 1) + 2 * rwkvc_input_floats(config->size[RWKVC_SIZE_RANK_S], 1) +
+           ranks + rwkvc_input_floats(config->size[F_], 1);
+}
+
+#define RWKV7_COMMON                                                                                            \
+    .specs = specs, .state = state, .n_state = N_STATE, .ln_eps = 1e-5f, .gn_eps = gn_eps, .emb = EMB,         \
+    .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS, .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, \
+    .head = HEAD
+
 const rwkvc_arch rwkvc_arch_rwkv7 = {
-    .version = RWKVC_RWKV7,
-    .name = "RWKV-7",
-    .specs = specs,
-    .n_specs = N_SPECS,
-    .state = state,
-    .n_state = N_STATE,
-    .ln_eps = 1e-5f,
-    .gn_eps = gn_eps,
-    .scratch_floats = scratch_floats,
-    .layer = layer,
-    .emb = EMB, .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS,
-    .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, .head = HEAD,
-};
+    .version = RWKVC_RWKV7, .name = "RWKV-7", .n_specs = N_SPECS, .scratch_floats = scratch_floats, .layer = layer, RWKV7_COMMON};
+
+const rwkvc_arch rwkvc_arch_rwkv7a = {.version = RWKVC_RWKV7A,
+                                      .name = "RWKV-7a",
+                                      .n_specs = N_SPECS_7A,
+                                      .deep_embed = true,
+                                      .scratch_floats = scratch_floats_7a,
+                                      .layer = layer_7a,
+                                      RWKV7_COMMON};

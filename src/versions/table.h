@@ -11,9 +11,10 @@
 #endif
 
 typedef enum {
-    PLACE_MODEL,      /* once */
-    PLACE_LAYER,      /* "blocks.N." + name, in every layer */
-    PLACE_LATER_LAYER /* in every layer but the first */
+    PLACE_BEGIN,       /* once, before the layers */
+    PLACE_LAYER,       /* "blocks.N." + name, in every layer */
+    PLACE_LATER_LAYER, /* in every layer but the first */
+    PLACE_END          /* once, behind the layers */
 } rwkvc_place;
 
 typedef struct {
@@ -21,7 +22,12 @@ typedef struct {
     uint8_t place, kind;
     uint8_t transposed; /* stored [in, out] in checkpoints */
     uint8_t n_dims;
-    uint8_t shape[3]; /* RWKVC_SIZE_*, as in the checkpoint */
+    uint8_t shape[3];              /* RWKVC_SIZE_*, as in the checkpoint */
+    uint8_t transform;             /* of the checkpoint's values */
+    uint8_t per_head;              /* 1: [n_head] is as good as [n_head, head_size] */
+    const char *alternative;       /* what a checkpoint without `name` may have instead, */
+    uint8_t alternative_transform; /* its transform, */
+    uint8_t alternative_bit;       /* and the bit of rwkvc_config.source that says so */
 } rwkvc_spec;
 
 typedef struct {
@@ -36,11 +42,12 @@ struct rwkvc_pass;
 struct rwkvc_arch {
     uint32_t version;
     const char *name;
-    const rwkvc_spec *specs; /* model tensors before the layers, layer tensors, model tensors after them */
+    const rwkvc_spec *specs; /* those of one place in the order in which a file has them */
     uint32_t n_specs;
     const rwkvc_state_spec *state; /* parts of a layer's state, in order */
     uint32_t n_state;
     float ln_eps;
+    bool deep_embed; /* the layers read the embedding's layer norm again */
     /* Group norm's epsilon for these sizes. */
     float (*gn_eps)(const rwkvc_config *config);
     /* f32 per token of scratch that the layers need. */
@@ -51,7 +58,11 @@ struct rwkvc_arch {
     uint32_t emb, ln0_weight, ln0_bias, ln_out_weight, ln_out_bias, head;
 };
 
-extern const rwkvc_arch rwkvc_arch_rwkv7;
+extern const rwkvc_arch rwkvc_arch_rwkv4, rwkvc_arch_rwkv5_0, rwkvc_arch_rwkv5_1, rwkvc_arch_rwkv5_2, rwkvc_arch_rwkv6;
+extern const rwkvc_arch rwkvc_arch_rwkv7, rwkvc_arch_rwkv7a;
+
+/* Bits of rwkvc_config.source. */
+enum { SOURCE_TIED_HEAD = 1, SOURCE_LOG_BONUS = 2, SOURCE_DECAY_DONE = 4 };
 
 const rwkvc_arch *rwkvc_arch_get(uint32_t version); /* NULL for unknown ones */
 

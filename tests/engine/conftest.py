@@ -37,6 +37,17 @@ typedef struct {
     float gn_eps; const float *state_in; float *state_out; uint64_t state_step;
 } rwkvc_wkv7;
 typedef struct {
+    uint32_t tokens, head_size, ld;
+    const float *r, *k, *v; const float *g; float *w; float *y;
+    const float *decay; const float *bonus, *ln_weight, *ln_bias;
+    float gn_eps; const float *state_in; float *state_out; uint64_t state_step;
+} rwkvc_wkv6;
+typedef struct {
+    uint32_t tokens, ld;
+    const float *r, *k, *v; float *y; const float *decay, *bonus;
+    const float *state_in; float *state_out; uint64_t part, state_step;
+} rwkvc_wkv4;
+typedef struct {
     const char *name;
     uint32_t q8_tile, plain_tile;
     void (*q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
@@ -53,6 +64,8 @@ typedef struct {
     void (*finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes, float *out,
                    uint64_t ld);
     void (*wkv7)(const rwkvc_wkv7 *head);
+    void (*wkv6)(const rwkvc_wkv6 *head);
+    void (*wkv4)(const rwkvc_wkv4 *channels);
     void (*elementary)(uint32_t which, const float *x, uint32_t n, float *y);
     ...;
 } rwkvc_kernels;

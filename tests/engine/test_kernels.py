@@ -429,3 +429,77 @@ def test_wkv7_of_a_zero_key_is_finite(inner: Any, kernels: Any) -> None:
     kernels.wkv7(head)
     assert np.isfinite(out).all()
     assert np.isfinite(state).all()
+
+
+@pytest.mark.parametrize("n", [8, 24, 64, 80])
+@pytest.mark.parametrize("version", [5, 6])
+def test_wkv6(inner: Any, kernels: Any, scalar: Any, n: int, version: int) -> None:
+    ffi, rng, tokens = inner.ffi, np.random.default_rng(n), 4
+    p = {name: rng.standard_normal((tokens, n)).astype(np.float32) for name in ("r", "k", "v", "g", "w")}
+    p |= {name: rng.standard_normal(n).astype(np.float32) for name in ("bonus", "ln_weight", "ln_bias")}
+    p["decay"] = rng.random(n).astype(np.float32)
+    state = rng.standard_normal((n, n)).astype(np.float32)
+    wide = {name: value.astype(np.float64) for name, value in p.items()}
+    s, expected = state.astype(np.float64), []  # [key, value]
+    for t in range(tokens):
+        decay = wide["decay"] if version == 5 else np.exp(-np.exp(wide["decay"] + wide["w"][t]))
+        y = wide["r"][t] @ (s + np.outer(wide["bonus"] * wide["k"][t], wide["v"][t]))
+        s = s * decay[:, None] + np.outer(wide["k"][t], wide["v"][t])
+        y = (y - y.mean()) / np.sqrt(y.var() + 64e-5) * wide["ln_weight"] + wide["ln_bias"]
+        expected.append(y * wide["g"][t] / (1 + np.exp(-wide["g"][t])))
+    found = []
+    for table in (kernels, scalar):
+        arrays = {name: Guarded(ffi, value.shape, np.float32) for name, value in p.items()}
+        arrays["y"] = Guarded(ffi, (tokens, n), np.float32)
+        for name, value in p.items():
+            arrays[name].array[...] = value
+        out = Guarded(ffi, (n, n), np.float32)
+        head = ffi.new("rwkvc_wkv6 *")
+        head.tokens, head.head_size, head.ld, head.gn_eps = tokens, n, n, 64e-5
+        for name, guarded in arrays.items():
+            setattr(head, name, guarded.pointer)
+        if version == 5:
+            head.w = ffi.NULL
+        head.state_in, head.state_out = ffi.from_buffer("float[]", state), out.pointer
+        table.wkv6(head)
+        for guarded in [*arrays.values(), out]:
+            guarded.check()
+        found.append((arrays["y"].array, out.array))
+    assert found[0][0].tobytes() == found[1][0].tobytes()
+    assert found[0][1].tobytes() == found[1][1].tobytes()
+    assert np.allclose(found[0][0], expected, rtol=2e-3, atol=2e-3)
+    assert np.allclose(found[0][1], s, rtol=1e-4, atol=1e-4)
+
+
+def test_wkv4(inner: Any, kernels: Any, scalar: Any) -> None:
+    """Keys of up to 200, whose exponential no f32 holds."""
+    ffi, rng, tokens = inner.ffi, np.random.default_rng(4), 6
+    r, v = (rng.standard_normal((tokens, 16)).astype(np.float32) for _ in range(2))
+    k = (rng.standard_normal((tokens, 16)) * 70).astype(np.float32)
+    decay, bonus = -np.exp(rng.standard_normal(16)).astype(np.float32), rng.standard_normal(16).astype(np.float32)
+    start = np.concatenate([np.zeros(32), np.full(16, -1e38)]).astype(np.float32)
+    aa, bb, pp = (part.astype(np.longdouble) for part in np.split(start, 3))
+    expected = []
+    for t in range(tokens):
+        q = np.maximum(pp, bonus + k[t])
+        e1, e2 = np.exp(pp - q), np.exp(bonus + k[t] - q)
+        expected.append(r[t] * (e1 * aa + e2 * v[t]) / (e1 * bb + e2))
+        q = np.maximum(pp + decay, k[t])
+        e1, e2 = np.exp(pp + decay - q), np.exp(k[t] - q)
+        aa, bb, pp = e1 * aa + e2 * v[t], e1 * bb + e2, q
+    found = []
+    for table in (kernels, scalar):
+        y, out = Guarded(ffi, (tokens, 16), np.float32), Guarded(ffi, 48, np.float32)
+        c = ffi.new("rwkvc_wkv4 *")
+        c.tokens, c.ld, c.part = tokens, 16, 16
+        for name, value in (("r", r), ("k", k), ("v", v), ("decay", decay), ("bonus", bonus), ("state_in", start)):
+            setattr(c, name, ffi.from_buffer("float[]", value))
+        c.y, c.state_out = y.pointer, out.pointer
+        table.wkv4(c)
+        y.check()
+        out.check()
+        found.append((y.array, out.array))
+    assert found[0][0].tobytes() == found[1][0].tobytes()
+    assert found[0][1].tobytes() == found[1][1].tobytes()
+    assert np.allclose(found[0][0], np.array(expected, np.float64), rtol=1e-4, atol=1e-4)
+    assert np.allclose(found[0][1], np.concatenate([aa, bb, pp]).astype(np.float64), rtol=1e-4, atol=1e-4)

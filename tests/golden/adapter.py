@@ -30,8 +30,11 @@ def logits(path: str, tokens: list[int]) -> np.ndarray:
 
 def final_state(path: str, tokens: list[int]) -> dict[str, np.ndarray]:
     """The state in the golden data's layout: wkv is [layer, head, value channel, key channel] there."""
-    parts = exact(path).forward(tokens, logits="none")[1].parts()
-    return {"att_x": parts["att_shift"], "ffn_x": parts["ffn_shift"], "wkv": parts["wkv"].transpose(0, 1, 3, 2)}
+    parts = dict(exact(path).forward(tokens, logits="none")[1].parts())
+    named = {"att_x": parts.pop("att_shift"), "ffn_x": parts.pop("ffn_shift")}
+    if "wkv" in parts:
+        named["wkv"] = parts.pop("wkv").transpose(0, 1, 3, 2)
+    return named | parts  # RWKV-4: aa, bb, pp
 
 
 def load(path: str) -> np.ndarray:

@@ -64,12 +64,12 @@ def test_rwkv7_equals_the_reference(golden_f32: Path, isa: str, prompt: int) -> 
             row = model.advance([int(token)], state)
 
 
-SCORED = ["--only", "v7-bf16.pth", "--impl", "adapter:logits", "--state", "adapter:final_state"]
+SCORED = ["--only", ".pth", "--impl", "adapter:logits", "--state", "adapter:final_state"]
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_scorer_of_the_golden_data_passes(shared: Path, isa: str) -> None:
-    assert "PASS: 1/1 cases" in run_scorer(shared, SCORED, RWKV_CPU_ISA=isa)
+    assert "PASS: 7/7 cases" in run_scorer(shared, SCORED, RWKV_CPU_ISA=isa)
 
 
 def test_every_hostile_checkpoint_is_refused(shared: Path) -> None:
@@ -77,11 +77,8 @@ def test_every_hostile_checkpoint_is_refused(shared: Path) -> None:
     lines = [
         line for line in run_scorer(shared, ["--bad", "adapter:load", "--only", ".pth"]).splitlines() if "bad/" in line
     ]
-    failed = [line for line in lines if not line.startswith("PASS")]
     assert len(lines) >= 21
-    # the undamaged control is an RWKV-4 model, which this version refuses by name
-    assert [line.split()[1] for line in failed] == ["bad/control-good.pth"]
-    assert "this is RWKV-4" in failed[0]
+    assert [line for line in lines if not line.startswith("PASS")] == []
 
 
 def run_scorer(shared: Path, arguments: list[str], **environment: str) -> str:

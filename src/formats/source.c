@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Values as checkpoints store them: any float type, transforms, GGML's blocks. */
+#include <math.h>
+
+#include "formats/format.h"
+
+/* exp in f64, the same bits on every machine (a C library's are its own): x = n ln 2 + r, the series of exp(r). */
+static double exp_f64(double x) {
+    if (x > 709) return INFINITY;
+    if (x < -745) return 0;
+    double n = rint(x * 1.4426950408889634074), r = x - n * 0.693147180369123816490;
+    r -= n * 1.90821492927058770002e-10; /* ln 2 in two parts, the first exact times n */
+    double term = 1, sum = 1;
+    for (int k = 1; k <= 20; k++) sum += term *= r / k;
+    return ldexp(sum, (int)n);
+}
+
+static float transformed(uint32_t transform, float x) {
+    switch (transform) {
+    case RWKVC_TRANSFORM_EXP: return (float)exp_f64((double)x);
+    case RWKVC_TRANSFORM_NEG_EXP: return (float)-exp_f64((double)x);
+    case RWKVC_TRANSFORM_EXP_NEG_EXP: return (float)exp_f64(-exp_f64((double)x));
+    default: return x;
+    }
+}
+
+static float element(const rwkvc_source *source, int64_t at) {
+    if (source->dtype == RWKVC_DTYPE_F32) return ((const float *)source->data)[at];
+    uint16_t half = ((const uint16_t *)source->data)[at];
+    if (source->dtype == RWKVC_DTYPE_F16) return rwkvc_half_to_float(half);
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+bool rwkvc_source_group(const rwkvc_source *source, uint64_t row, uint64_t cols, uint64_t group, int8_t *q,
+                        uint16_t *scale) {
+    const uint8_t *block = source->data;
+    uint64_t number = row * (cols / RWKVC_GROUP) + group;
+    if (source->dtype == RWKVC_DTYPE_Q8_0) {
+        block += number * 34;
+        memcpy(q, block + 2, RWKVC_GROUP);
+    } else if (source->dtype == RWKVC_DTYPE_Q4_0) {
+        block += number * 18;
+        for (int i = 0; i < 16; i++) {
+            q[i] = (int8_t)((block[2 + i] & 15) - 8);
+            q[i + 16] = (int8_t)((block[2 + i] >> 4) - 8);
+        }
+    } else {
+        return false;
+    }
+    memcpy(scale, block, sizeof *scale);
+    return true;
+}
+
+static void read_blocks(const rwkvc_source *source, uint64_t row, uint64_t cols, uint64_t col, uint64_t n, float *dst) {
+    int8_t q[RWKVC_GROUP];
+    uint16_t scale = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        if (i == 0 || (col + i) % RWKVC_GROUP == 0)
+            rwkvc_source_group(source, row, cols, (col + i) / RWKVC_GROUP, q, &scale);
+        dst[i] = rwkvc_half_to_float(scale) * (float)q[(col + i) % RWKVC_GROUP];
+    }
+}
+
+static void read_floats(const rwkvc_source *source, uint64_t row, uint64_t col, uint64_t n, float *dst) {
+    uint64_t block = source->block_rows ? row / source->block_rows : 0;
+    int64_t at = (int64_t)block * source->block_stride +
+                 (int64_t)(row - block * source->block_rows) * source->row_stride;
+    int64_t step = source->col_stride;
+    if (source->repeat > 1) {
+        for (uint64_t i = 0; i < n; i++) dst[i] = element(source, at + (int64_t)((col + i) / source->repeat) * step);
+        return;
+    }
+    at += (int64_t)col * step;
+    if (source->dtype == RWKVC_DTYPE_F32)
+        for (uint64_t i = 0; i < n; i++) dst[i] = ((const float *)source->data)[at + (int64_t)i * step];
+    else
+        for (uint64_t i = 0; i < n; i++) dst[i] = element(source, at + (int64_t)i * step);
+}
+
+rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t row, uint64_t col,
+                               uint64_t n, float *dst) {
+    if (source->dtype > RWKVC_DTYPE_BF16)
+        read_blocks(source, row, info->cols, col, n, dst);
+    else
+        read_floats(source, row, col, n, dst);
+    /* x - x is 0 for finite x and NaN otherwise; the sum keeps a NaN, so that the loop has no branch. */
+    float worst = 0;
+    for (uint64_t i = 0; i < n; i++) worst += dst[i] - dst[i];
+    if (info->transform)
+        for (uint64_t i = 0; i < n; i++) {
+            dst[i] = transformed(info->transform, dst[i]);
+            worst += dst[i] - dst[i];
+        }
+    if (worst == 0) return RWKVC_OK;
+    for (uint64_t i = 0; i < n; i++)
+        if (!isfinite(dst[i]))
+            return rwkvc_fail(RWKVC_E_NONFINITE, "%s holds %s at row %llu, column %llu", info->name,
+                              isnan(dst[i]) ? "NaN" : "Inf", (unsigned long long)row, (unsigned long long)(col + i));
+    return RWKVC_OK;
+}
