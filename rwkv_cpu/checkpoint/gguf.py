@@ -36,6 +36,7 @@ _MAX_DIMS = 4
 _MAX_ALIGNMENT = 1 << 20
 _MAX_LAYERS = 4096
 _MAX_RESCALES = 64  # more halvings than float32 has exponents for would say nothing
+_LAYER_NORM_EPSILON = 1e-5
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
     0: struct.Struct("<B"), 1: struct.Struct("<b"), 2: struct.Struct("<H"), 3: struct.Struct("<h"),
@@ -229,6 +230,12 @@ class GgufCheckpoint(GgmlFile):
             raise UnsupportedModelError(
                 f"{self._where}: a GGUF file of the architecture {shown(name)!r}, which is not RWKV",
                 hint=f"Architectures that are read: {', '.join(ARCHITECTURES)}.",
+            )
+        epsilon = self._values.get(f"{name}.attention.layer_norm_epsilon", _LAYER_NORM_EPSILON)
+        if not isinstance(epsilon, float) or abs(epsilon / _LAYER_NORM_EPSILON - 1) > 1e-3:
+            raise UnsupportedModelError(
+                f"{self._where}: its layer norms add {shown(repr(epsilon))} to the variance, RWKV's {_LAYER_NORM_EPSILON}",
+                hint=_OTHER_FILE,
             )
         return ARCHITECTURES[name]
 

@@ -1,27 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vocabulary and chat template as llama.cpp keeps them in GGUF files, and as this package does: both directions."""
+"""Vocabulary and chat template of GGUF files, in this package's own notation."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
+from importlib import resources
 from typing import TYPE_CHECKING
 
-from rwkv_cpu.errors import FormatError, RwkvError
+from rwkv_cpu.errors import FormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-__all__ = [
-    "CONTROL",
-    "NORMAL",
-    "UNUSED",
-    "jinja_from_template",
-    "template_from_jinja",
-    "tokens_from_vocabulary",
-    "vocabulary_from_tokens",
-]
+__all__ = ["CONTROL", "NORMAL", "UNUSED", "template_from_jinja", "vocabulary_from_tokens"]
 
 _log = logging.getLogger("rwkv_cpu")
 
@@ -47,8 +40,6 @@ def vocabulary_from_tokens(tokens: Sequence[bytes], kinds: Sequence[int]) -> byt
 
     Raises: FormatError.
     """
-    from rwkv_cpu.tokenizer import world_vocabulary
-
     pieces: dict[int, bytes] = {}
     for token_id, escaped in enumerate(tokens):
         kind = kinds[token_id] if token_id < len(kinds) else NORMAL
@@ -59,46 +50,9 @@ def vocabulary_from_tokens(tokens: Sequence[bytes], kinds: Sequence[int]) -> byt
             pieces[token_id] = piece
     if not pieces:
         raise FormatError("it has no tokens")
-    standard = world_vocabulary()
-    if pieces == vocabulary_pieces(standard):
-        return standard
-    return "".join(f"{token_id} {_literal(piece)} {len(piece)}\n" for token_id, piece in pieces.items()).encode()
-
-
-def tokens_from_vocabulary(vocabulary: bytes, n_vocab: int) -> tuple[list[bytes], list[int]]:
-    """Tokens and their types for a GGUF file, both [n_vocab], from a World vocabulary.
-
-    Raises: FormatError: damaged, or more tokens than *n_vocab*.
-    """
-    pieces = vocabulary_pieces(vocabulary)
-    if max(pieces, default=0) >= n_vocab:
-        raise FormatError(f"the vocabulary has token {max(pieces)}, the model only {n_vocab}")
-    tokens, kinds = [b"<s>"], [CONTROL]
-    for token_id in range(1, n_vocab):
-        piece = pieces.get(token_id)
-        tokens.append(b"[PAD%d]" % token_id if piece is None else _escaped(piece))
-        kinds.append(UNUSED if piece is None else NORMAL)
-    return tokens, kinds
-
-
-def vocabulary_pieces(vocabulary: bytes) -> Mapping[int, bytes]:
-    """The bytes of every token of a World vocabulary, by id.
-
-    Raises: FormatError.
-    """
-    from rwkv_cpu.tokenizer.world import WorldTokenizer
-
-    tokenizer = WorldTokenizer(vocabulary)
-    # Checked by the tokenizer: every line is "id literal length".
-    ends = [(line.split(b" ", 1)[0], line.rsplit(b" ", 1)[1]) for line in vocabulary.split(b"\n") if line]
-    sizes = {int(first): int(last) for first, last in ends}
-    everything = tokenizer.decode_bytes(sizes)
-    pieces: dict[int, bytes] = {}
-    at = 0
-    for token_id, size in sizes.items():
-        pieces[token_id] = everything[at : at + size]
-        at += size
-    return pieces
+    text = "".join(f"{token_id} {_literal(piece)} {len(piece)}\n" for token_id, piece in pieces.items()).encode()
+    standard = (resources.files("rwkv_cpu") / "data" / "rwkv_vocab_v20230424.txt").read_bytes()
+    return standard if text == standard.replace(b"\r\n", b"\n") else text
 
 
 def _unescaped(token_id: int, escaped: bytes) -> bytes:
@@ -114,11 +68,6 @@ def _unescaped(token_id: int, escaped: bytes) -> bytes:
         return _SIMPLE.get(found, found)
 
     return _ESCAPE.sub(plain, escaped)
-
-
-def _escaped(piece: bytes) -> bytes:
-    # Quotes stay bare in both of Python's notations; the backslash before one says nothing to a reader.
-    return repr(piece)[2:-1].encode("ascii")
 
 
 def _literal(piece: bytes) -> str:
@@ -142,30 +91,3 @@ def template_from_jinja(text: str) -> bytes:
     if len(text) > _MAX_TEMPLATE_CHARACTERS:
         return b"world"
     return json.dumps({"name": "world", "jinja": text}, ensure_ascii=False).encode()
-
-
-def jinja_from_template(data: bytes | None) -> str:
-    """A Jinja text for a GGUF file: the one the model came with, else one that writes what ChatTemplate does."""
-    from rwkv_cpu.chat.template import ChatTemplate
-
-    try:
-        found = json.loads(data.rstrip(b"\0")) if data else None
-    except ValueError:
-        found = None
-    if isinstance(found, dict) and isinstance(found.get("jinja"), str):
-        return str(found["jinja"])
-    try:
-        template = ChatTemplate.from_bytes(data)
-    except RwkvError:
-        template = ChatTemplate()
-    labels = {"system": template.system, "user": template.user, "assistant": template.assistant}
-    system, user, assistant, separator = (json.dumps(text) for text in (*labels.values(), template.separator))
-    return (
-        "{%- for message in messages -%}"
-        f"{{%- if message['role'] == 'system' -%}}{{{{- {system} -}}}}"
-        f"{{%- elif message['role'] == 'user' -%}}{{{{- {user} -}}}}"
-        f"{{%- else -%}}{{{{- {assistant} -}}}}{{%- endif -%}}"
-        f"{{{{- ': ' + message['content'] | trim + {separator} -}}}}"
-        "{%- endfor -%}"
-        f"{{%- if add_generation_prompt -%}}{{{{- {assistant} + ':' -}}}}{{%- endif -%}}"
-    )
