@@ -55,6 +55,9 @@ def quantize(
     chat_template: str | bytes | None = None,
     threads: int | None = None,
     gn_eps: float | None = None,
+    lora: str | Path | None = None,
+    lora_alpha: float | None = None,
+    pissa_init: str | Path | None = None,
     force: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
@@ -62,7 +65,7 @@ def quantize(
     """Convert the checkpoint *source* to the .rwkv file *target*.
 
     Args:
-        source: a trained checkpoint (.pth), recognised by its content.
+        source: a trained checkpoint, recognised by its content: a file, or a directory of Hugging Face's layout.
         target: the file to write; appears complete or not at all.
         format: how matrices are stored: "q8", "f16" or "f32". Vectors stay f32, low-rank pairs f16.
         tokenizer: a World vocabulary, a sentencepiece model or a tokenizer.json; "none" for none; "optional" for none
@@ -71,7 +74,11 @@ def quantize(
         chat_template: what goes into the file as its template: a name or JSON (chat.ChatTemplate). Default: the
             checkpoint's own, or "world".
         threads: for packing; default: the physical cores this process may use.
-        gn_eps: epsilon of the group norm after the recurrence; default: the version's own.
+        gn_eps: epsilon of the group norm after the recurrence; default: what config.json says in a directory, or the
+            version's own.
+        lora: an adapter (LoRA or PiSSA, as RWKV-PEFT writes them) to merge into the checkpoint, in f32.
+        lora_alpha: LoRA's alpha, which does not stand in the file.
+        pissa_init: PiSSA's file of initial factors; then there is no alpha.
         force: replace an existing target.
         on_progress: called with (bytes packed, bytes in all) about 20 times a second, on the caller's thread.
         cancel: a CancelToken; another thread may set it.
@@ -81,15 +88,16 @@ def quantize(
     Raises:
         ModelNotFoundError, FormatError, UnsupportedModelError, ShapeError: the checkpoint cannot be used.
         NonFiniteError: NaN or Inf in a tensor, named.
-        ArgumentError: unknown format; the target is the source.
+        ArgumentError: unknown format; the target is the source; lora_alpha is missing.
         Cancelled; RwkvError: the target exists, the disk is full, no tokenizer was found.
     """
     began = time.perf_counter()
     source, target = Path(source), Path(target)
     if threads is not None and threads < 1:
         raise ArgumentError(f"threads is {threads}: at least 1 is needed")
-    with open_checkpoint(source) as checkpoint:
+    with _open(source, lora, lora_alpha, pissa_init) as checkpoint:
         config = recognise(checkpoint)
+        gn_eps = getattr(checkpoint, "gn_eps", None) if gn_eps is None else gn_eps
         if gn_eps is not None:
             engine.set_group_norm_epsilon(config, gn_eps)
         sizes = config.public()
@@ -103,7 +111,7 @@ def quantize(
         ModelWriter.check_target(target, force=force)
         files = files_of(checkpoint)
         source_bytes = sum(file.stat().st_size for file in files)
-        if target.exists() and any(target.samefile(file) for file in files):
+        if target.exists() and any(target.samefile(file) for file in (*files, *_given(lora, pissa_init))):
             raise ArgumentError(f"{target}: this is the checkpoint itself", hint="Name another file.")
         about = {
             "rwkv_cpu.version": __version__,
@@ -117,6 +125,8 @@ def quantize(
             "rwkv_cpu.source_kind": checkpoint.kind,
             "rwkv_cpu.source_bytes": str(source_bytes),
         }
+        if lora is not None:
+            about["rwkv_cpu.lora"] = Path(lora).name
         size = _convert(
             checkpoint, plan, about, target, threads or engine.default_threads(), force, on_progress, cancel
         )
@@ -136,6 +146,24 @@ def quantize(
     )
     _log.info("converted %s to %s: %d bytes in %.2f s", source, target, size, report.seconds)
     return report
+
+
+def _open(
+    source: Path, lora: str | Path | None, lora_alpha: float | None, pissa_init: str | Path | None
+) -> Checkpoint:
+    """The checkpoint, with the adapter merged in if there is one."""
+    if lora is not None:
+        from rwkv_cpu.checkpoint.adapters import AdaptedCheckpoint
+
+        init = None if pissa_init is None else Path(pissa_init)
+        return AdaptedCheckpoint(open_checkpoint(source), Path(lora), lora_alpha, init)
+    if lora_alpha is not None or pissa_init is not None:
+        raise ArgumentError("lora_alpha and pissa_init belong to an adapter, and none is given", hint="Give lora too.")
+    return open_checkpoint(source)
+
+
+def _given(*paths: str | Path | None) -> list[Path]:
+    return [Path(path) for path in paths if path is not None]
 
 
 def _convert(

@@ -187,10 +187,11 @@ def _converted(
 
 def _cache_name(source: Path, format: str) -> str:  # noqa: A002
     """Readable, and different whenever the result would be."""
+    from rwkv_cpu.checkpoint.directory import model_files
     from rwkv_cpu.quantize.embed import files_beside
 
     parts = [format, __version__]
-    for file in (source, *files_beside(source)):  # a tokenizer beside it is taken along
+    for file in (*model_files(source), *files_beside(source)):  # a tokenizer beside it is taken along
         with contextlib.suppress(OSError):
             real = file.resolve()
             status = real.stat()

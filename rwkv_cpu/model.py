@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -20,7 +21,6 @@ from .tokenizer import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -197,12 +197,26 @@ class Model:
         return State(self._layout, data)
 
     def load_state(self, path: str | os.PathLike[str]) -> State:
-        """A state that State.save wrote.
+        """A state that State.save wrote, or a starting state of state tuning (a .pth or .st file with time_state).
 
         Raises: FormatError: no state file. StateError: of another model, or damaged. RwkvError: cannot be read.
         """
+        from .checkpoint.tuned_state import is_tuned_state, read_tuned_state
+
         self._opened()
-        return State.load(path, self._layout)
+        path = Path(path)
+        try:
+            tuned = is_tuned_state(path)
+        except (OSError, ValueError):  # State.load says what is wrong with it
+            tuned = False
+        if not tuned:
+            return State.load(path, self._layout)
+        state = self.new_state()
+        wkv = state.parts().get("wkv")
+        if wkv is None:
+            raise StateError(f"{path}: {self.config.name} has no state that can be tuned")
+        wkv[...] = read_tuned_state(path, self.config.n_layer, self.config.n_head, self.config.head_size)
+        return state
 
     @overload
     def forward(

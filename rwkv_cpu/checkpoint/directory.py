@@ -6,13 +6,14 @@ in config.json, the tokenizer beside them.
 from __future__ import annotations
 
 import json
+import math
 import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.checkpoint.base import Checkpoint, open_container
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, kind_of, shown
-from rwkv_cpu.errors import FormatError, ModelNotFoundError, RwkvError
+from rwkv_cpu.errors import FormatError, ModelNotFoundError, RwkvError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,8 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.(safetensors|bin)")
 _WEIGHTS = (".safetensors", ".st", ".pth", ".gguf")
+_LN_EPS = 1e-5
+_GN_EPS = 64e-5
 _MAX_JSON_BYTES = 16 << 20
 _MAX_PARTS = 1000
 _MAX_TOKENIZER_BYTES = 64 << 20
@@ -96,6 +99,7 @@ class ModelDirectory:
             )
             self.kind = next(iter(self._parts.values())).kind if self._parts else "safetensors"
             self.config = _config(self._folder)
+            self._check_config()
         except BaseException:
             self.close()
             raise
@@ -104,6 +108,16 @@ class ModelDirectory:
     def tokenizer(self) -> tuple[str, bytes] | None:
         """The tokenizer that lies in the directory: ("world", "sentencepiece" or "huggingface", its bytes)."""
         return _tokenizer_in(self._folder)
+
+    @property
+    def gn_eps(self) -> float | None:
+        """Epsilon of the group norm if config.json sets one: fla scales norm_eps by the head size. None: usual."""
+        if self.config.get("model_type") != "rwkv7":
+            return None
+        head, epsilon = self.config.get("head_dim") or 64, self.config.get("norm_eps", _LN_EPS)
+        if not isinstance(head, int) or not isinstance(epsilon, float):
+            return None
+        return None if math.isclose(head * epsilon, _GN_EPS) else head * epsilon
 
     def read(self, name: str) -> NDArray[Any]:
         """As Checkpoint.read."""
@@ -121,6 +135,15 @@ class ModelDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_config(self) -> None:
+        """What would silently give other results."""
+        for key in ("norm_eps", "layer_norm_epsilon"):
+            epsilon = self.config.get(key, _LN_EPS)
+            if isinstance(epsilon, float) and not math.isclose(epsilon, _LN_EPS):
+                raise UnsupportedModelError(
+                    f"{self._folder / 'config.json'}: {key} is {epsilon:g}, where RWKV models have {_LN_EPS:g}"
+                )
 
     def _check_places(self, places: Mapping[str, str]) -> None:
         for name, part in places.items():

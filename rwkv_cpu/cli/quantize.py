@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     "checkpoint's own, FILE.model beside it, World's where the vocabulary has its size, tokenizer.json beside it.",
 )
 @click.option("--chat-template", metavar="NAME|JSON|FILE", help="What the file's chats look like. Default: world.")
+@click.option(
+    "--lora",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Merge this adapter (LoRA or PiSSA, as RWKV-PEFT writes them).",
+)
+@click.option("--lora-alpha", type=float, metavar="X", help="The alpha it was trained with; it is not in the file.")
+@click.option(
+    "--pissa-init", type=click.Path(path_type=Path), metavar="FILE", help="For PiSSA: the file of initial factors."
+)
 @click.option("--threads", "-t", type=click.IntRange(min=1), help="Default: the physical cores.")
 @click.option("--force", "-f", is_flag=True, help="Replace OUT if it exists.")
 @json_option
@@ -35,11 +45,14 @@ def command(
     weight_format: str,
     tokenizer: str | None,
     chat_template: str | None,
+    lora: Path | None,
+    lora_alpha: float | None,
+    pissa_init: Path | None,
     threads: int | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Turn a trained CHECKPOINT (.pth) into the .rwkv file OUT.
+    """Turn a trained CHECKPOINT into the .rwkv file OUT.
 
     Without OUT the file gets the checkpoint's name and the format's: model.pth → model-q8.rwkv. Tokenizer and chat
     template travel inside.
@@ -47,7 +60,8 @@ def command(
     from rwkv_cpu.quantize import quantize
     from rwkv_cpu.terminal.progress import run_with_progress
 
-    target = out or checkpoint.parent / f"{checkpoint.stem}-{weight_format}.rwkv"
+    stem = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
+    target = out or checkpoint.parent / f"{stem}-{weight_format}.rwkv"
     report = run_with_progress(
         f"{checkpoint.name} → {target.name}",
         lambda on_progress, cancel: quantize(
@@ -56,6 +70,9 @@ def command(
             format=weight_format,
             tokenizer=tokenizer,
             chat_template=_template_bytes(chat_template),
+            lora=lora,
+            lora_alpha=lora_alpha,
+            pissa_init=pissa_init,
             threads=threads,
             force=force,
             on_progress=on_progress,

@@ -42,6 +42,20 @@ def load(path: str) -> np.ndarray:
     return exact(path).forward([1], logits="all")[0]
 
 
+def logits_with(
+    path: str, tokens: list[int], state_path: str | None, lora_path: str | None, lora_alpha: float | None
+) -> np.ndarray:
+    """f32 [T, V] with a tuned starting state or a merged adapter."""
+    if lora_path is None:
+        model = exact(path)
+    else:
+        target = Path(tempfile.mkdtemp()) / "adapted.rwkv"
+        quantize(path, target, format="f32", tokenizer="none", lora=lora_path, lora_alpha=lora_alpha)
+        model = Model(target)
+    state = None if state_path is None else model.load_state(state_path)
+    return model.forward(tokens, state, logits="all")[0]
+
+
 def encode_world(vocabulary: str, data: str | bytes) -> list[int]:
     """Ids by the World tokenizer."""
     return _tokenizer("world", vocabulary).encode(data)
