@@ -94,7 +94,7 @@ asan: $(VENV)/.developer
 	RWKV_CPU_SANITIZE=address,undefined $(PY) setup.py --quiet build --build-base $(ASAN) --build-lib $(ASAN)/lib
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -p no:cacheprovider -m "not slow" $(ASAN_TESTS)
+	  $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
 
 # Address space randomisation is off because older ThreadSanitizer run times cannot place their shadow otherwise.
 C_SOURCES = $(shell find src -name '*.c')

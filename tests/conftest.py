@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+import rwkv_cpu
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+# A checkout that was built but not installed: quantize/ is rwkv_cpu.quantize all the same.
+if not any((Path(folder) / "quantize").is_dir() for folder in rwkv_cpu.__path__):
+    rwkv_cpu.__path__.append(str(CHECKOUT))
 
 # The same examples on every run, and no verdict by the clock: machines are shared.
 hypothesis.settings.register_profile("rwkv_cpu", deadline=None, derandomize=True)
