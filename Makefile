@@ -92,7 +92,7 @@ ASAN_TESTS ?= tests/engine tests/hostile
 asan: $(VENV)/.developer
 	@test "$$(gcc -print-file-name=libasan.so)" != libasan.so || { echo "make: this gcc has no libasan; on Fedora: dnf install libasan libubsan" >&2; exit 1; }
 	RWKV_CPU_SANITIZE=address,undefined $(PY) setup.py --quiet build --build-base $(ASAN) --build-lib $(ASAN)/lib
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	RWKV_CPU_SANITIZE=address,undefined LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -92,12 +93,17 @@ static uint32_t flush_to_zero(int on) {
 """
 
 
+# `make asan` sets it: the kernels are then instrumented as the package's own extension is.
+SANITIZERS = os.environ.get("RWKV_CPU_SANITIZE", "")
+INSTRUMENT = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=undefined"] if SANITIZERS else []
+
+
 def _sources() -> list[Path]:
     return sorted(SRC.rglob("*.c"))
 
 
 def _digest() -> str:
-    digest = hashlib.sha256(f"{sys.version}{INNER}{PREAMBLE}".encode())
+    digest = hashlib.sha256(f"{sys.version}{SANITIZERS}{INNER}{PREAMBLE}".encode())
     for path in sorted(SRC.rglob("*.[ch]")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -112,7 +118,11 @@ def _build(folder: Path, name: str) -> Path:
         PREAMBLE,
         sources=[str(path) for path in _sources()],
         include_dirs=[str(SRC)],
-        extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off", "-w", '-DRWKVC_VERSION="test"'],
+        extra_compile_args=[
+            *("-std=c11", "-ffp-contract=off", "-w", '-DRWKVC_VERSION="test"'),
+            *(["-O1", "-g1", *INSTRUMENT] if INSTRUMENT else ["-O3"]),
+        ],
+        extra_link_args=INSTRUMENT,
         libraries=["m", "pthread"],
         py_limited_api=False,
     )
