@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("rwkv_cpu.cli.chat", "Chat with a model in the terminal."),
     "generate": ("rwkv_cpu.cli.generate", "Continue a text once and print it."),
     "quantize": ("rwkv_cpu.cli.quantize", "Turn a checkpoint into a compact .rwkv file."),
+    "convert": ("rwkv_cpu.cli.convert", "Write a model as safetensors or GGUF."),
     "info": ("rwkv_cpu.cli.info", "Describe a model file, or this machine."),
     "bench": ("rwkv_cpu.cli.bench", "Measure speed and memory."),
     "cache": ("rwkv_cpu.cli.cache", "List and clear converted checkpoints."),
