@@ -93,6 +93,8 @@ def find_tokenizer(
 
 def files_beside(source: Path) -> list[Path]:
     """Where find_tokenizer looks beside a checkpoint, whether or not something is there: its own file first."""
+    if source.is_dir():
+        return [source / "tokenizer.model", *(source / name for name in _SHARED_NAMES)]
     return [source.with_suffix(".model"), *(source.with_name(name) for name in _SHARED_NAMES)]
 
 

@@ -148,9 +148,7 @@ def quantize(
     return report
 
 
-def _open(
-    source: Path, lora: str | Path | None, lora_alpha: float | None, pissa_init: str | Path | None
-) -> Checkpoint:
+def _open(source: Path, lora: str | Path | None, lora_alpha: float | None, pissa_init: str | Path | None) -> Checkpoint:
     """The checkpoint, with the adapter merged in if there is one."""
     if lora is not None:
         from rwkv_cpu.checkpoint.adapters import AdaptedCheckpoint

@@ -46,6 +46,7 @@ class Chat:
         max_tokens: longest answer.
         stop: further texts that end an answer (they are not part of it).
         template: None: the one in the model file.
+        state: what a new conversation begins with (a tuned state, say); None: the model's own. Not changed.
         snapshot_bytes: memory for states kept for undo; where it does not reach, undo reads the conversation again.
         sampling: fields of SamplingParams to change (temperature=0.7).
 
@@ -62,6 +63,7 @@ class Chat:
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
         template: ChatTemplate | None = None,
+        state: State | None = None,
         snapshot_bytes: int = DEFAULT_SNAPSHOT_BYTES,
         **sampling: Any,
     ) -> None:
@@ -75,6 +77,7 @@ class Chat:
         self._system = system or ""
         self._lock = threading.Lock()
         self._n_sent = 0
+        self._start = None if state is None else state.copy()
         self._snapshot_bytes = snapshot_bytes
         self._history = self._begin()
 
@@ -82,6 +85,11 @@ class Chat:
     def system(self) -> str:
         """The opening instruction, "" if there is none."""
         return self._system
+
+    @property
+    def start(self) -> State | None:
+        """What the conversation began with, None: the model's own starting state."""
+        return self._start
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -196,6 +204,7 @@ class Chat:
                 max_tokens=self.max_tokens,
                 stop=self.stop,
                 template=self.template,
+                state=self._start,
                 snapshot_bytes=self._snapshot_bytes,
             )
             twin._n_sent = self._n_sent
@@ -215,8 +224,11 @@ class Chat:
             self._lock.release()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Model) -> Chat:
+    def load(cls, path: str | os.PathLike[str], model: Model, *, state: State | None = None) -> Chat:
         """A saved conversation, to go on with *model* (any model: the text is what is kept).
+
+        Args:
+            state: what it began with, if that was not the model's own starting state.
 
         Raises:
             FormatError: no such conversation file, or a damaged one.
@@ -224,7 +236,7 @@ class Chat:
         """
         from rwkv_cpu.chat import store
 
-        return store.load(path, model)
+        return store.load(path, model, state)
 
     def params_with(self, changes: dict[str, Any]) -> SamplingParams:
         """The chat's params with some fields changed.
@@ -305,7 +317,10 @@ class Chat:
         """
         known = self._history.nearest(goal)
         position = 0 if known is None else known.position
-        state = self.model.new_state() if known is None else known.state.copy()
+        if known is not None:
+            state = known.state.copy()
+        else:
+            state = self.model.new_state() if self._start is None else self._start.copy()
         unread = goal[position:]
         if len(unread) < _LONG_PROMPT_TOKENS:
             return state, unread, 0

@@ -27,6 +27,7 @@ from rwkv_cpu.errors import FormatError, RwkvError
 if TYPE_CHECKING:
     from rwkv_cpu.chat.conversation import Chat
     from rwkv_cpu.model import Model
+    from rwkv_cpu.state import State
 
 __all__ = ["load", "save"]
 
@@ -56,6 +57,8 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
         "borders": [(b.n_ids, b.pending) for b in history.borders],
         "ids": history.ids,
     }
+    if chat.start is not None:
+        document["start"] = _start_mark(chat.start)
     state_file = _state_file(file)
     snapshot = history.snapshots.last()
     if snapshot is not None and snapshot.base == len(history.ids) >= _LONG_TOKENS:
@@ -68,8 +71,11 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
     write_private(file, json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
 
 
-def load(path: str | os.PathLike[str], model: Model) -> Chat:
+def load(path: str | os.PathLike[str], model: Model, start: State | None = None) -> Chat:
     """Read what save() wrote.
+
+    Args:
+        start: what the conversation began with; with another one than it had, it is read again from that.
 
     Raises:
         FormatError: not such a file; names the path and the reason.
@@ -86,19 +92,27 @@ def load(path: str | os.PathLike[str], model: Model) -> Chat:
             max_tokens=_typed(document, "max_tokens", int, None),
             stop=[str(s) for s in _typed(document, "stop", list, [])],
             template=ChatTemplate.from_bytes(json.dumps(document["template"])) if "template" in document else None,
+            state=start,
         )
         chat.params = chat.params_with(_typed(document, "params", dict, {}))
         turns = [_turn(t) for t in _typed(document, "turns", list, [])]
         if document.get("tokenizer") == _tokenizer_mark(model):
             ids, borders = _typed(document, "ids", list, []), _typed(document, "borders", list, [])
             chat.history.adopt(turns, ids, borders, model.n_vocab)
-            if "state" in document:
+            same_start = document.get("start") == (None if start is None else _start_mark(start))
+            if not same_start:
+                _log.warning("%s: this conversation began with another starting state", file)
+            if "state" in document and same_start:
                 _load_state(chat, _state_file(file), _typed(document, "state", dict, {}))
         else:
             chat.history.encode(turns)
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{file}: not a whole conversation file: {error}") from error
     return chat
+
+
+def _start_mark(state: State) -> str:
+    return f"{zlib.crc32(state.data.tobytes()):08x}"
 
 
 def _state_file(file: Path) -> Path:

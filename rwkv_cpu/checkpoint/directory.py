@@ -34,6 +34,7 @@ _WEIGHTS = (".safetensors", ".st", ".pth", ".gguf")
 _LN_EPS = 1e-5
 _GN_EPS = 64e-5
 _MAX_JSON_BYTES = 16 << 20
+_MAX_NAME_BYTES = 255  # of a file, on every system
 _MAX_PARTS = 1000
 _MAX_TOKENIZER_BYTES = 64 << 20
 _WORLD_LINE = re.compile(rb"\s*\d+ b?['\"]")
@@ -177,11 +178,13 @@ def _weights_in(folder: Path) -> Path:
         found = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS and file.is_file())
     except OSError as error:
         raise RwkvError(f"{folder}: cannot be read: {error.strerror}") from error
-    if len(found) == 1:
+    if len(found) == 1 and (folder / "config.json").is_file():
         return found[0]
     if found:
         listed = ", ".join(file.name for file in found[:5])
-        raise FormatError(f"{folder}: a directory with several models in it", hint=f"Name one of them: {listed}.")
+        raise FormatError(
+            f"{folder}: this is a directory, not a model file", hint=f"Name the file inside it: {listed}."
+        )
     raise FormatError(f"{folder}: this is a directory without a model in it", hint=_NO_MODEL)
 
 
@@ -192,7 +195,8 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise FormatError(f"{index}: no index of a model (it has no weight_map)")
     parts = set(found.values())
     for part in parts:
-        if part in ("", ".", "..") or re.search(r"[/\\:\0]", part):
+        is_too_long = len(part.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES
+        if part in ("", ".", "..") or is_too_long or re.search("[/\\\\:\0\ud800-\udfff]", part):
             raise FormatError(f"{index}: {shown(part)} is not the name of a file beside it", hint=DOWNLOAD_AGAIN)
     if len(parts) > _MAX_PARTS:
         raise FormatError(f"{index}: it lists {len(parts)} files")

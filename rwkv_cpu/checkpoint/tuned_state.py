@@ -68,11 +68,12 @@ def read_tuned_state(path: Path, n_layer: int, n_head: int, head_size: int) -> N
                 hint=_OTHER_MODEL,
             )
         swapped = file.kind == "safetensors" and is_swapped(path, {m.name: m.shape for m in file.tensors.values()})
-        states = np.empty((n_layer, n_head, head_size, head_size), np.float32)
+        shape = (n_head, head_size, head_size)
+        states = np.empty((n_layer, *shape), np.float32)
         for layer, meta in metas.items():
-            if meta.shape != states.shape[1:]:
+            if meta.shape != shape:
                 raise StateError(
-                    f"{path}: {shown(meta.name)} has shape {list(meta.shape)}, the model needs {list(states.shape[1:])}",
+                    f"{path}: {shown(meta.name)} has shape {list(meta.shape)}, the model needs {list(shape)}",
                     hint=_OTHER_MODEL,
                 )
             stored = as_f32(file.read(meta.name), meta.dtype)

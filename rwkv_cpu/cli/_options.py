@@ -96,6 +96,17 @@ def load_options(command: Command) -> Command:
     return _decorated(command, options)  # type: ignore[return-value]
 
 
+def state_option(command: Command) -> Command:
+    """--state; the command receives ``state``: a path or None."""
+    return click.option(
+        "--state",
+        type=click.Path(),
+        default=None,
+        metavar="FILE",
+        help="Begin with this state: of state tuning (.pth, .st), or one that was saved.",
+    )(command)
+
+
 def json_option(command: Command) -> Command:
     """--json; the command receives ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)

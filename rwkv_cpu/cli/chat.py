@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rwkv_cpu.cli._errors import warn
-from rwkv_cpu.cli._options import load_options, model_argument, sampling_options
+from rwkv_cpu.cli._options import load_options, model_argument, sampling_options, state_option
 
 if TYPE_CHECKING:
     from rwkv_cpu.model import Model
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--load", "conversation", type=click.Path(), default=None, metavar="FILE", help="Go on with a saved conversation."
 )
+@state_option
 @click.option("--stats", is_flag=True, help="Print speed and memory after each answer.")
 @click.option("--no-history", is_flag=True, help="Do not keep what is typed for the next run.")
 @click.pass_context
@@ -34,6 +35,7 @@ def command(
     threads: int | None,
     weight_format: str | None,
     conversation: str | None,
+    state: str | None,
     stats: bool,
     no_history: bool,
 ) -> None:
@@ -49,7 +51,8 @@ def command(
     if conversation is not None and system is not None:
         raise click.UsageError("--system and --load do not go together: a saved conversation has its own", ctx)
     with open_model(model, weight_format=weight_format, threads=threads, warn=warn) as opened:
-        chat = Chat.load(conversation, opened) if conversation else Chat(opened, system)
+        start = None if state is None else opened.load_state(state)
+        chat = Chat.load(conversation, opened, state=start) if conversation else Chat(opened, system, state=start)
         chat.max_tokens = sampling.pop("max_tokens", chat.max_tokens)
         chat.stop = sampling.pop("stop", chat.stop)
         chat.params = chat.params_with(sampling)

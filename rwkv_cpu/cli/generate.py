@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rwkv_cpu.cli._errors import EXIT_INTERRUPTED, WrongUse, warn
-from rwkv_cpu.cli._options import json_option, load_options, sampling_options, unescape
+from rwkv_cpu.cli._options import json_option, load_options, sampling_options, state_option, unescape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.generation.loop import Reply
     from rwkv_cpu.model import Model
+    from rwkv_cpu.state import State
 
 _HOW = "give it as -p TEXT, -f FILE, or - for stdin"
 
@@ -31,6 +32,7 @@ _HOW = "give it as -p TEXT, -f FILE, or - for stdin"
 @click.option("--file", "-f", "file", default=None, metavar="FILE", help="Take it from a file; -: from stdin.")
 @sampling_options
 @load_options
+@state_option
 @json_option
 @click.option("--show-speed", is_flag=True, help="Print speed and times to stderr at the end.")
 @click.pass_context
@@ -43,6 +45,7 @@ def command(
     sampling: dict[str, Any],
     threads: int | None,
     weight_format: str | None,
+    state: str | None,
     as_json: bool,
     show_speed: bool,
 ) -> None:
@@ -55,7 +58,8 @@ def command(
 
     name, prompt_bytes = _what(ctx, arguments, model_option, prompt, file)
     with open_model(name, weight_format=weight_format, threads=threads, warn=warn) as model:
-        reply = _generate(model, prompt_bytes, sampling, show=not as_json)
+        start = None if state is None else model.load_state(state)
+        reply = _generate(model, prompt_bytes, start, sampling, show=not as_json)
         if as_json:
             result = {
                 "text": reply.text,
@@ -96,14 +100,14 @@ def _what(
     return (models[0] if models else "demo"), data
 
 
-def _generate(model: Model, prompt: bytes, sampling: dict[str, Any], *, show: bool) -> Reply:
+def _generate(model: Model, prompt: bytes, state: State | None, sampling: dict[str, Any], *, show: bool) -> Reply:
     from rwkv_cpu.terminal.render import harmless
     from rwkv_cpu.terminal.streaming import stream
 
     clean = harmless if sys.stdout.isatty() else str
 
     def start(cancel: CancelToken, on_progress: Callable[[int, int], None]) -> Reply:
-        return model.generate(prompt, cancel=cancel, on_progress=on_progress, **sampling)
+        return model.generate(prompt, state=state, cancel=cancel, on_progress=on_progress, **sampling)
 
     def write(piece: str) -> None:
         if show:
