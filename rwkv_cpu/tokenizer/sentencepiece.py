@@ -17,6 +17,7 @@ __all__ = ["SentencePieceTokenizer"]
 
 _SPACE = "\u2581"  # what stands for a space inside pieces
 _UNKNOWN = " \u2047 ".encode()  # what sentencepiece decodes the unknown piece to
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # how "surrogateescape" decodes a byte that is no UTF-8
 
 
@@ -126,7 +127,7 @@ class SentencePieceTokenizer:
         """The bytes of *token* at the start of a text; only a space that is part of a piece's text is dropped there."""
         piece = self._piece(token)
         sp = self._processor
-        if sp.is_byte(token) or sp.is_unknown(token) or not sp.id_to_piece(token).startswith(_SPACE):
+        if sp.is_byte(token) or sp.is_unknown(token) or not self._spelling(token).startswith(_SPACE):
             return piece
         return piece[1:]
 
@@ -139,8 +140,10 @@ class SentencePieceTokenizer:
             return b""
         if sp.is_unknown(token):
             return _UNKNOWN
-        piece: str = sp.id_to_piece(token)
+        piece = self._spelling(token)
         if sp.is_byte(token):
+            if not _BYTE_PIECE.fullmatch(piece):
+                raise FormatError(f"the sentencepiece model is damaged: piece {token} is no byte")
             return bytes([int(piece[3:5], 16)])
         return piece.replace(_SPACE, " ").encode("utf-8")
 
@@ -154,9 +157,18 @@ class SentencePieceTokenizer:
         """Whether the model's normaliser puts a space before every text: then decoding takes it away again."""
         sp = self._processor
         for token in range(self.n_vocab):
-            if sp.id_to_piece(token).startswith(_SPACE) and not (sp.is_control(token) or sp.is_unknown(token)):
-                return not sp.decode([token]).startswith(" ")
+            if self._spelling(token).startswith(_SPACE) and not (sp.is_control(token) or sp.is_unknown(token)):
+                try:
+                    return not sp.decode([token]).startswith(" ")
+                except UnicodeDecodeError:
+                    raise FormatError(f"the sentencepiece model is damaged: piece {token} is not UTF-8") from None
         return False
+
+    def _spelling(self, token: int) -> str:
+        try:
+            return str(self._processor.id_to_piece(token))
+        except UnicodeDecodeError:
+            raise FormatError(f"the sentencepiece model is damaged: piece {token} is not UTF-8") from None
 
 
 def _unused_range(text: str) -> int | None:
