@@ -10,10 +10,10 @@ struct rwkvc_context {
     const rwkvc_kernels *kernels;
     rwkvc_pool *pool;
     uint32_t chunk;
-    rwkvc_scratch scratch;     /* of the layers */
-    rwkvc_scratch rows;        /* of a pass: residual stream, v_first, segments, head's rows */
-    rwkvc_scratch states;      /* states of a pass that are not committed yet */
-    rwkvc_scratch batch;       /* of a call: its parts and segments */
+    rwkvc_scratch scratch; /* of the layers */
+    rwkvc_scratch rows;    /* of a pass: residual stream, v_first, segments, head's rows */
+    rwkvc_scratch states;  /* states of a pass that are not committed yet */
+    rwkvc_scratch batch;   /* of a call: its parts and segments */
     uint8_t *thread_memory[MAX_THREADS];
     uint64_t thread_bytes;
 };
@@ -32,7 +32,8 @@ rwkvc_status rwkvc_context_create(const rwkvc_context_options *options, rwkvc_co
     rwkvc_context_defaults(&o);
     if (options) memcpy(&o, options, rwkvc_min(options->struct_size, sizeof o));
     if (o.threads > MAX_THREADS || o.chunk > MAX_CHUNK)
-        return rwkvc_fail(RWKVC_E_ARGUMENT, "%u threads, chunks of %u: at most %d and %d", o.threads, o.chunk, MAX_THREADS, MAX_CHUNK);
+        return rwkvc_fail(RWKVC_E_ARGUMENT, "%u threads, chunks of %u: at most %d and %d", o.threads, o.chunk,
+                          MAX_THREADS, MAX_CHUNK);
     isa = o.isa;
     if (!isa) {
         rwkvc_status status = rwkvc_isa_default(&isa);
@@ -114,8 +115,8 @@ static rwkvc_status reserve_threads(rwkvc_context *ctx, const rwkvc_model *model
 /* A slice of one sequence in a pass. */
 typedef struct {
     uint32_t sequence, n;
-    uint64_t begin;   /* its first token */
-    bool shadow;      /* its new state lies in the context until the pass is through */
+    uint64_t begin; /* its first token */
+    bool shadow;    /* its new state lies in the context until the pass is through */
 } part;
 
 typedef struct {
@@ -215,7 +216,7 @@ static void place_segments(call *c) {
         segment->first = row;
         segment->n = p->n;
         segment->state_step = s->every_state ? c->state_floats : 0;
-        segment->state_in = p->begin == 0   ? s->state_in
+        segment->state_in = p->begin == 0    ? s->state_in
                             : s->every_state ? s->state_out + (p->begin - 1) * c->state_floats
                                              : s->state_out;
         if (!segment->state_in) { /* the state before the first token, made in a shadow of its own */
@@ -237,7 +238,8 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
     uint64_t embd = config->size[RWKVC_SIZE_EMBD], att = config->size[RWKVC_SIZE_ATT];
     uint64_t layer_bytes = (c->model->arch->scratch_floats(config) + 64) * sizeof(float) * rows;
     uint64_t head_bytes = rwkvc_input_floats(embd, 2) * sizeof(float) * rows;
-    uint64_t row_bytes = rows * ((2 * embd + att) * sizeof(float) + 2 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 8 * RWKVC_ALIGN;
+    uint64_t row_bytes =
+        rows * ((2 * embd + att) * sizeof(float) + 2 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 8 * RWKVC_ALIGN;
     if (!reserve(&ctx->scratch, layer_bytes > head_bytes ? layer_bytes : head_bytes) ||
         !reserve(&ctx->rows, row_bytes) || !reserve(&ctx->states, c->n_shadows * c->state_floats * sizeof(float)))
         return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for a pass of %u tokens", rows);
@@ -310,7 +312,8 @@ static rwkvc_status check(call *c) {
         c->first_row[i] = rows;
         if (s->n_tokens == 0 || !s->tokens) return rwkvc_fail(RWKVC_E_TOKEN, "sequence %u has no tokens", i);
         if (!s->state_out || s->logits > RWKVC_LOGITS_ALL || (s->every_state && s->state_in == s->state_out))
-            return rwkvc_fail(RWKVC_E_ARGUMENT, "sequence %u: no place for its state, or an unknown choice of logits", i);
+            return rwkvc_fail(RWKVC_E_ARGUMENT, "sequence %u: no place for its state, or an unknown choice of logits",
+                              i);
         for (uint64_t t = 0; t < s->n_tokens; t++)
             if (s->tokens[t] >= n_vocab)
                 return rwkvc_fail(RWKVC_E_TOKEN, "token %u at position %llu: the vocabulary has %u", s->tokens[t],

@@ -31,9 +31,9 @@ typedef struct rwkvc_pass {
     rwkvc_pool *pool;
     uint32_t n_tokens, n_segments;
     const rwkvc_segment *segments;
-    uint32_t *segment_of; /* [n_tokens] */
-    float *x;             /* residual stream [n_tokens, n_embd] */
-    float *v_first;       /* RWKV-7: layer 0's values [n_tokens, attention width] */
+    uint32_t *segment_of;    /* [n_tokens] */
+    float *x;                /* residual stream [n_tokens, n_embd] */
+    float *v_first;          /* RWKV-7: layer 0's values [n_tokens, attention width] */
     const uint32_t **tokens; /* [n_tokens] */
     float *embedded;         /* deep_embed: the residual stream before the first layer [n_tokens, n_embd] */
     rwkvc_scratch scratch;

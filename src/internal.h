@@ -28,7 +28,8 @@ static inline uint64_t rwkvc_min(uint64_t a, uint64_t b) { return a < b ? a : b;
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-rwkvc_status rwkvc_fail(rwkvc_status status, const char *format, ...);
+rwkvc_status
+rwkvc_fail(rwkvc_status status, const char *format, ...);
 
 /* memory.c: 64-byte aligned, zeroed; NULL if there is none. */
 void *rwkvc_alloc(uint64_t size_bytes);

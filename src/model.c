@@ -72,8 +72,7 @@ rwkvc_status rwkvc_table_layout(const rwkvc_config *config, rwkvc_tensor_info *t
     return RWKVC_OK;
 }
 
-rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_info *tensors, uint32_t n,
-                               uint8_t *out) {
+rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_info *tensors, uint32_t n, uint8_t *out) {
     if (n == 0 || n > MAX_TENSORS) return rwkvc_fail(RWKVC_E_ARGUMENT, "%u tensors", n);
     table_head head = {.file_version = RWKVC_FILE_VERSION,
                        .table_bytes = HEAD_BYTES + ENTRY_BYTES * n,
@@ -107,16 +106,19 @@ static uint32_t table_crc(const uint8_t *table, uint32_t table_bytes, uint8_t *c
 static rwkvc_status check_head(const uint8_t *bytes, uint64_t size, const uint8_t **data, table_head *head) {
     uint64_t header;
     if ((uintptr_t)bytes % RWKVC_ALIGN) return rwkvc_fail(RWKVC_E_ARGUMENT, "the file's bytes are not 64-byte aligned");
-    if (size < 8 + HEAD_BYTES) return rwkvc_fail(RWKVC_E_FORMAT, "%llu bytes: too short for a model", (unsigned long long)size);
+    if (size < 8 + HEAD_BYTES)
+        return rwkvc_fail(RWKVC_E_FORMAT, "%llu bytes: too short for a model", (unsigned long long)size);
     memcpy(&header, bytes, sizeof header);
     if (header > size - 8 - HEAD_BYTES)
-        return rwkvc_fail(RWKVC_E_FORMAT, "no .rwkv file: its header would be %llu bytes long", (unsigned long long)header);
+        return rwkvc_fail(RWKVC_E_FORMAT, "no .rwkv file: its header would be %llu bytes long",
+                          (unsigned long long)header);
     *data = bytes + 8 + header;
     memcpy(head, *data, sizeof *head);
     if (memcmp(head->magic, magic, sizeof magic))
         return rwkvc_fail(RWKVC_E_FORMAT, "no .rwkv file: the data section does not begin with its table");
     if (head->file_version > RWKVC_FILE_VERSION)
-        return rwkvc_fail(RWKVC_E_UNSUPPORTED, "file version %u: this engine reads versions up to %d, a newer rwkv_cpu is needed",
+        return rwkvc_fail(RWKVC_E_UNSUPPORTED,
+                          "file version %u: this engine reads versions up to %d, a newer rwkv_cpu is needed",
                           head->file_version, RWKVC_FILE_VERSION);
     if ((8 + header) % RWKVC_ALIGN) return rwkvc_fail(RWKVC_E_FORMAT, "the data section is not 64-byte aligned");
     uint64_t have = size - 8 - header;
@@ -126,7 +128,8 @@ static rwkvc_status check_head(const uint8_t *bytes, uint64_t size, const uint8_
     if (head->file_version < 1 || head->n_tensors > MAX_TENSORS ||
         head->table_bytes != HEAD_BYTES + (uint64_t)ENTRY_BYTES * head->n_tensors ||
         rwkvc_table_bytes(head->n_tensors) > have)
-        return rwkvc_fail(RWKVC_E_FORMAT, "the table is damaged: %u tensors in %u bytes", head->n_tensors, head->table_bytes);
+        return rwkvc_fail(RWKVC_E_FORMAT, "the table is damaged: %u tensors in %u bytes", head->n_tensors,
+                          head->table_bytes);
     uint8_t *copy = rwkvc_alloc(head->table_bytes);
     if (!copy) return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for a table of %u bytes", head->table_bytes);
     uint32_t crc = table_crc(*data, head->table_bytes, copy);
@@ -144,10 +147,10 @@ static rwkvc_status check_entry(const rwkvc_config *config, uint32_t n_model, ui
         if (status) return status;
         if (entry->kind != info->kind || entry->rows != info->rows || entry->cols != info->cols ||
             strcmp(entry->name, info->name) != 0)
-            return rwkvc_fail(RWKVC_E_SHAPE, "tensor %u is %s, kind %u, [%llu, %llu]; expected %s, kind %u, [%llu, %llu]", i,
-                              entry->name, entry->kind, (unsigned long long)entry->rows,
-                              (unsigned long long)entry->cols, info->name, info->kind, (unsigned long long)info->rows,
-                              (unsigned long long)info->cols);
+            return rwkvc_fail(
+                RWKVC_E_SHAPE, "tensor %u is %s, kind %u, [%llu, %llu]; expected %s, kind %u, [%llu, %llu]", i,
+                entry->name, entry->kind, (unsigned long long)entry->rows, (unsigned long long)entry->cols, info->name,
+                info->kind, (unsigned long long)info->rows, (unsigned long long)info->cols);
     } else {
         memset(info, 0, sizeof *info);
         memcpy(info->name, entry->name, NAME_BYTES);
@@ -186,7 +189,8 @@ static rwkvc_status check_entries(rwkvc_model *model, const table_head *head) {
     for (uint32_t i = 0; i < head->n_tensors; i++) {
         table_entry entry;
         memcpy(&entry, model->data + HEAD_BYTES + (uint64_t)i * ENTRY_BYTES, sizeof entry);
-        rwkvc_status status = check_entry(&model->config, n_model, i, &entry, &offset, head->data_bytes, &model->infos[i]);
+        rwkvc_status status =
+            check_entry(&model->config, n_model, i, &entry, &offset, head->data_bytes, &model->infos[i]);
         if (status) return status;
         for (uint32_t j = n_model; j < i; j++)
             if (strcmp(model->infos[j].name, model->infos[i].name) == 0)
@@ -194,7 +198,8 @@ static rwkvc_status check_entries(rwkvc_model *model, const table_head *head) {
         if (i - n_model > 64 && i > n_model) return rwkvc_fail(RWKVC_E_FORMAT, "too many byte tensors");
     }
     if (offset != head->data_bytes)
-        return rwkvc_fail(RWKVC_E_FORMAT, "%llu bytes behind the last tensor", (unsigned long long)(head->data_bytes - offset));
+        return rwkvc_fail(RWKVC_E_FORMAT, "%llu bytes behind the last tensor",
+                          (unsigned long long)(head->data_bytes - offset));
     return RWKVC_OK;
 }
 
@@ -213,13 +218,14 @@ static uint32_t spec_of(const rwkvc_arch *arch, const rwkvc_tensor_info *info) {
 
 static rwkvc_status bind(rwkvc_model *model) {
     model->tensors = rwkvc_alloc(sizeof *model->tensors * model->config.n_layer * model->arch->n_specs);
-    if (!model->tensors) return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for the tensors of %u layers", model->config.n_layer);
+    if (!model->tensors)
+        return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for the tensors of %u layers", model->config.n_layer);
     uint32_t n_model = rwkvc_config_tensors(&model->config);
     for (uint32_t i = 0; i < n_model; i++) {
         const rwkvc_tensor_info *info = &model->infos[i];
         uint32_t row = info->layer == (uint32_t)RWKVC_NO_LAYER ? 0 : info->layer;
-        model->tensors[(uint64_t)row * model->arch->n_specs + spec_of(model->arch, info)] =
-            (rwkvc_tensor){model->data + info->offset, info->kind, info->format, (uint32_t)info->rows, (uint32_t)info->cols};
+        model->tensors[(uint64_t)row * model->arch->n_specs + spec_of(model->arch, info)] = (rwkvc_tensor){
+            model->data + info->offset, info->kind, info->format, (uint32_t)info->rows, (uint32_t)info->cols};
         model->token_bytes += info->kind == RWKVC_KIND_EMBEDDING ? info->size_bytes / info->rows : info->size_bytes;
     }
     return RWKVC_OK;
@@ -238,7 +244,8 @@ rwkvc_status rwkvc_model_open(const void *bytes, uint64_t size_bytes, rwkvc_mode
         model->arch = rwkvc_arch_get(head.config.version);
         status = rwkvc_config_check(&model->config);
     }
-    if (!status && !(head.config.ln_eps > 0 && head.config.ln_eps < 1 && head.config.gn_eps > 0 && head.config.gn_eps < 1))
+    if (!status &&
+        !(head.config.ln_eps > 0 && head.config.ln_eps < 1 && head.config.gn_eps > 0 && head.config.gn_eps < 1))
         status = rwkvc_fail(RWKVC_E_FORMAT, "the norms' epsilons %g and %g make no sense", (double)head.config.ln_eps,
                             (double)head.config.gn_eps);
     if (!status) status = check_entries(model, &head);

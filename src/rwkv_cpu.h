@@ -94,24 +94,24 @@ uint32_t rwkvc_default_threads(void);
 
 /* The symbols that tensor shapes are written in; rwkvc_config.size[] is indexed by them. */
 #define RWKVC_SIZE_ONE 0
-#define RWKVC_SIZE_VOCAB 1     /* V, n_vocab */
-#define RWKVC_SIZE_EMBD 2      /* C, n_embd */
-#define RWKVC_SIZE_ATT 3       /* A, attention width = n_head * head_size */
-#define RWKVC_SIZE_FFN 4       /* F, width of the channel mix */
-#define RWKVC_SIZE_HEADS 5     /* H, n_head */
-#define RWKVC_SIZE_HEAD 6      /* N, head_size */
-#define RWKVC_SIZE_RANK_W 7    /* ranks of the low-rank pairs: decay (6, 7), */
-#define RWKVC_SIZE_RANK_A 8    /* in-context learning rate (7), */
-#define RWKVC_SIZE_RANK_V 9    /* value residual (7), */
-#define RWKVC_SIZE_RANK_G 10   /* gate (7), */
-#define RWKVC_SIZE_RANK_M 11   /* token shift (6), */
-#define RWKVC_SIZE_RANK_M5 12  /* five times that: all five blends, */
-#define RWKVC_SIZE_RANK_S 13   /* DeepEmbed (7a), */
-#define RWKVC_SIZE_RANK_SS 14  /* and its square */
-#define RWKVC_SIZE_FIVE 15     /* the constant */
+#define RWKVC_SIZE_VOCAB 1    /* V, n_vocab */
+#define RWKVC_SIZE_EMBD 2     /* C, n_embd */
+#define RWKVC_SIZE_ATT 3      /* A, attention width = n_head * head_size */
+#define RWKVC_SIZE_FFN 4      /* F, width of the channel mix */
+#define RWKVC_SIZE_HEADS 5    /* H, n_head */
+#define RWKVC_SIZE_HEAD 6     /* N, head_size */
+#define RWKVC_SIZE_RANK_W 7   /* ranks of the low-rank pairs: decay (6, 7), */
+#define RWKVC_SIZE_RANK_A 8   /* in-context learning rate (7), */
+#define RWKVC_SIZE_RANK_V 9   /* value residual (7), */
+#define RWKVC_SIZE_RANK_G 10  /* gate (7), */
+#define RWKVC_SIZE_RANK_M 11  /* token shift (6), */
+#define RWKVC_SIZE_RANK_M5 12 /* five times that: all five blends, */
+#define RWKVC_SIZE_RANK_S 13  /* DeepEmbed (7a), */
+#define RWKVC_SIZE_RANK_SS 14 /* and its square */
+#define RWKVC_SIZE_FIVE 15    /* the constant */
 
 typedef struct {
-    uint32_t version;               /* RWKVC_RWKV7 */
+    uint32_t version; /* RWKVC_RWKV7 */
     uint32_t n_layer;
     uint32_t size[RWKVC_MAX_SIZES]; /* by RWKVC_SIZE_*; 0 where the version has none */
     float ln_eps;                   /* layer norm */
@@ -137,7 +137,7 @@ typedef struct {
 
 #define RWKVC_FORMAT_F32 0
 #define RWKVC_FORMAT_F16 1
-#define RWKVC_FORMAT_Q8 2      /* 8.5 bits per weight: int8 in groups of 32 inputs with an f16 scale */
+#define RWKVC_FORMAT_Q8 2 /* 8.5 bits per weight: int8 in groups of 32 inputs with an f16 scale */
 #define RWKVC_FORMAT_BYTES 15
 
 /* What is done to a checkpoint's values on the way in (in f64, rounded once). */
@@ -152,16 +152,16 @@ typedef struct {
     char source[RWKVC_MAX_NAME]; /* the checkpoint's name for it: the same but for decays, bonuses, tied heads */
     uint32_t transform;          /* RWKVC_TRANSFORM_* */
     uint32_t kind;
-    uint32_t format;           /* RWKVC_FORMAT_*, in a plan as asked for, in a model as stored */
-    uint32_t layer;            /* 0xffffffff for tensors outside the layers */
-    uint32_t n_dims;           /* shape in the checkpoint, without singleton dimensions */
+    uint32_t format; /* RWKVC_FORMAT_*, in a plan as asked for, in a model as stored */
+    uint32_t layer;  /* 0xffffffff for tensors outside the layers */
+    uint32_t n_dims; /* shape in the checkpoint, without singleton dimensions */
     uint64_t shape[RWKVC_MAX_DIMS];
-    uint32_t transposed;       /* 1: the checkpoint stores [in, out]; packed as [out, in] all the same */
-    uint64_t rows;             /* outputs; for EMBEDDING the vocabulary; 1 for VECTOR and BYTES */
-    uint64_t cols;             /* inputs */
-    uint64_t offset;           /* from the first byte of the file's data section */
-    uint64_t size_bytes;       /* packed, padding included */
-    uint32_t crc32;            /* of the packed bytes */
+    uint32_t transposed; /* 1: the checkpoint stores [in, out]; packed as [out, in] all the same */
+    uint64_t rows;       /* outputs; for EMBEDDING the vocabulary; 1 for VECTOR and BYTES */
+    uint64_t cols;       /* inputs */
+    uint64_t offset;     /* from the first byte of the file's data section */
+    uint64_t size_bytes; /* packed, padding included */
+    uint32_t crc32;      /* of the packed bytes */
 } rwkvc_tensor_info;
 
 /* Recognise the version and its sizes from a checkpoint's tensors (BlinkDL names, any order).
@@ -204,11 +204,10 @@ uint64_t rwkvc_packed_bytes(uint32_t kind, uint32_t format, uint64_t rows, uint6
 uint64_t rwkvc_packed_panels(uint32_t kind, uint32_t format, uint64_t rows, uint64_t cols);
 /* Pack panels first..last-1 into dst, the start of the whole packed tensor (zeroed, 64-byte aligned).
  * Pure: any ranges may run at once in several threads. E_NONFINITE names row and column. */
-rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *source,
-                        uint64_t first, uint64_t last, void *dst);
+rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first, uint64_t last,
+                        void *dst);
 /* The stored values as f32 [rows, cols], rows first..last-1 to dst. */
-rwkvc_status rwkvc_unpack(const rwkvc_tensor_info *info, const void *packed,
-                          uint64_t first, uint64_t last, float *dst);
+rwkvc_status rwkvc_unpack(const rwkvc_tensor_info *info, const void *packed, uint64_t first, uint64_t last, float *dst);
 
 /* Lay a file out: from tensors[i].format, .kind, .rows, .cols fill .offset and .size_bytes, first the
  * table's own place: tensors[0].offset = rwkvc_table_bytes(n). Model tensors come first, in the
@@ -217,8 +216,7 @@ uint64_t rwkvc_table_bytes(uint32_t n_tensors);
 rwkvc_status rwkvc_table_layout(const rwkvc_config *config, rwkvc_tensor_info *tensors, uint32_t n,
                                 uint64_t *data_bytes);
 /* Write the binary table of a laid out file (with crc32 filled in) to out[rwkvc_table_bytes(n)]. */
-rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_info *tensors, uint32_t n,
-                               uint8_t *out);
+rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_info *tensors, uint32_t n, uint8_t *out);
 
 /* ---------------------------------------------------------------------------------------- model */
 
@@ -352,8 +350,8 @@ void rwkvc_world_destroy(rwkvc_world *tokenizer);
 /* Highest id + 1. */
 uint32_t rwkvc_world_vocab(const rwkvc_world *tokenizer);
 /* Greedy longest match over any bytes. Writes up to `room` ids, *n_ids is how many there are. */
-rwkvc_status rwkvc_world_encode(const rwkvc_world *tokenizer, const uint8_t *text, uint64_t size_bytes,
-                                uint32_t *ids, uint64_t room, uint64_t *n_ids);
+rwkvc_status rwkvc_world_encode(const rwkvc_world *tokenizer, const uint8_t *text, uint64_t size_bytes, uint32_t *ids,
+                                uint64_t room, uint64_t *n_ids);
 /* The bytes of one id; *size_bytes 0 for id 0 (end of text). E_TOKEN for an unused id. */
 rwkvc_status rwkvc_world_bytes(const rwkvc_world *tokenizer, uint32_t id, const uint8_t **bytes, uint64_t *size_bytes);
 

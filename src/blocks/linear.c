@@ -22,13 +22,13 @@ uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts) {
 }
 
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens) {
-    rwkvc_input input = {.cols = weight->cols, .ld = (uint32_t)rwkvc_round_up(weight->cols, RWKVC_PANEL), .n_tokens = n_tokens};
+    rwkvc_input input = {
+        .cols = weight->cols, .ld = (uint32_t)rwkvc_round_up(weight->cols, RWKVC_PANEL), .n_tokens = n_tokens};
     input.rows = rwkvc_take(pass, (uint64_t)input.ld * n_tokens);
     if (!is_integer(weight)) return input;
     input.parts = weight->kind == RWKVC_KIND_HEAD ? 2 : 1;
-    input.q8 = (rwkvc_q8_input){.groups = even_groups(weight->cols),
-                                .columns = n_tokens * input.parts,
-                                .tile = pass->kernels->q8_tile};
+    input.q8 = (rwkvc_q8_input){
+        .groups = even_groups(weight->cols), .columns = n_tokens * input.parts, .tile = pass->kernels->q8_tile};
     uint64_t groups = (uint64_t)input.q8.groups * input.q8.columns;
     input.q8.values = (int8_t *)rwkvc_take(pass, groups * RWKVC_GROUP / 4);
     input.q8.scales = rwkvc_take(pass, groups);
@@ -66,13 +66,13 @@ static void list_nonzero(const rwkvc_input *input) {
         n += in_quad > 0;
     }
     input->first[input->q8.groups] = n;
-    for (uint32_t i = 0; i < SPARSE_AHEAD; i++)
-        memset(&input->quads[n + i], 0, sizeof *input->quads);
+    for (uint32_t i = 0; i < SPARSE_AHEAD; i++) memset(&input->quads[n + i], 0, sizeof *input->quads);
 }
 
 void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t t) {
     if (!input->parts) return;
-    pass->kernels->q8_quantise(input->rows + (uint64_t)t * input->ld, input->cols, input->parts, t * input->parts, &input->q8);
+    pass->kernels->q8_quantise(input->rows + (uint64_t)t * input->ld, input->cols, input->parts, t * input->parts,
+                               &input->q8);
     if (input->first) list_nonzero(input);
 }
 
@@ -215,8 +215,8 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < n; i++) bytes += unit_bytes(products[i].weight) * n_units(products[i].weight);
     /* at least four items a thread, at most ITEM_BYTES of weights, less when many tokens use them */
-    uint64_t target = rwkvc_min(ITEM_BYTES / (1 + products[0].input->n_tokens / 16),
-                                bytes / (4 * rwkvc_pool_threads(pass->pool)));
+    uint64_t target =
+        rwkvc_min(ITEM_BYTES / (1 + products[0].input->n_tokens / 16), bytes / (4 * rwkvc_pool_threads(pass->pool)));
     for (uint32_t i = 0; i < n; i++) {
         uint64_t grain = target / unit_bytes(products[i].weight);
         r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;

@@ -46,8 +46,8 @@ static void norm_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
     const norm *n = arg;
     uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
     for (uint32_t t = first; t < last; t++)
-        pass->kernels->layer_norm(pass->x + (uint64_t)t * n_embd, n->weight, n->bias, n_embd, pass->model->config.ln_eps,
-                                  n->normed + (uint64_t)t * n_embd);
+        pass->kernels->layer_norm(pass->x + (uint64_t)t * n_embd, n->weight, n->bias, n_embd,
+                                  pass->model->config.ln_eps, n->normed + (uint64_t)t * n_embd);
 }
 
 float *rwkvc_norm(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *weight, const rwkvc_tensor *bias) {

@@ -91,7 +91,7 @@ uint16_t rwkvc_float_to_half(float value) {
     uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
     if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
     if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* rounds to 2^16 or more */
-    if (magnitude < 0x38800000) {                                   /* below 2^-14: a multiple of 2^-24 */
+    if (magnitude < 0x38800000) {                                  /* below 2^-14: a multiple of 2^-24 */
         float scaled;
         memcpy(&scaled, &magnitude, sizeof scaled);
         return (uint16_t)(sign | (uint32_t)lrintf(scaled * 0x1p24f));

@@ -65,7 +65,8 @@ static rwkvc_status quantise(const rwkvc_tensor_info *info, uint64_t row, const 
 static rwkvc_status q8_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t panel, uint8_t *dst) {
     uint64_t rows = q8_panel_rows(info->kind), first = panel * rows;
     uint64_t last = info->kind == RWKVC_KIND_VALUE ? first + rwkvc_value_height(info->rows, panel) : first + rows;
-    uint64_t cols = rwkvc_round_up(info->cols, info->kind == RWKVC_KIND_EMBEDDING || info->kind == RWKVC_KIND_VALUE ? RWKVC_GROUP : 64);
+    uint64_t cols = rwkvc_round_up(
+        info->cols, info->kind == RWKVC_KIND_EMBEDDING || info->kind == RWKVC_KIND_VALUE ? RWKVC_GROUP : 64);
     uint8_t bias = info->kind == RWKVC_KIND_EMBEDDING ? 0 : 128;
     for (uint64_t row = first; row < last; row++) {
         for (uint64_t col = 0; col < cols; col += RWKVC_GROUP) {

@@ -66,8 +66,8 @@ static void read_blocks(const rwkvc_source *source, uint64_t row, uint64_t cols,
 
 static void read_floats(const rwkvc_source *source, uint64_t row, uint64_t col, uint64_t n, float *dst) {
     uint64_t block = source->block_rows ? row / source->block_rows : 0;
-    int64_t at = (int64_t)block * source->block_stride +
-                 (int64_t)(row - block * source->block_rows) * source->row_stride;
+    int64_t at =
+        (int64_t)block * source->block_stride + (int64_t)(row - block * source->block_rows) * source->row_stride;
     int64_t step = source->col_stride;
     if (source->repeat > 1) {
         for (uint64_t i = 0; i < n; i++) dst[i] = element(source, at + (int64_t)((col + i) / source->repeat) * step);

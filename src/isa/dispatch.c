@@ -61,7 +61,8 @@ const rwkvc_kernels *rwkvc_kernels_get(const char *isa) {
     int i = find(isa);
     if (i >= 0 && isas[i].usable()) return isas[i].kernels;
     if (i >= 0)
-        rwkvc_fail(RWKVC_E_UNSUPPORTED, "this CPU cannot run the instruction set '%s': it needs %s", isa, isas[i].needs);
+        rwkvc_fail(RWKVC_E_UNSUPPORTED, "this CPU cannot run the instruction set '%s': it needs %s", isa,
+                   isas[i].needs);
     else
         rwkvc_fail(RWKVC_E_UNSUPPORTED, "'%s' is no instruction set of this engine", isa);
     return NULL;

@@ -13,7 +13,8 @@
 
 #define RWKVC_PRAGMA(x) _Pragma(#x)
 #if defined(__clang__)
-#define TARGET_BEGIN(features) RWKVC_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define TARGET_BEGIN(features)                                                                                         \
+    RWKVC_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TARGET_END RWKVC_PRAGMA(clang attribute pop)
 #elif defined(__GNUC__)
 #define TARGET_BEGIN(features) RWKVC_PRAGMA(GCC push_options) RWKVC_PRAGMA(GCC target(features))

@@ -14,7 +14,7 @@ typedef struct {
     vi value, magnitude; /* int8 and its absolute value: vpmaddubsw wants one unsigned operand */
 } vw;
 
-#define BOTH(expression_lo, expression_hi) \
+#define BOTH(expression_lo, expression_hi)                                                                             \
     (vf) { expression_lo, expression_hi }
 
 VEC vf vf_set1(float x) { return BOTH(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
@@ -52,9 +52,7 @@ VEC vf vf_add(vf a, vf b) { return BOTH(_mm256_add_ps(a.lo, b.lo), _mm256_add_ps
 VEC vf vf_sub(vf a, vf b) { return BOTH(_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)); }
 VEC vf vf_mul(vf a, vf b) { return BOTH(_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)); }
 VEC vf vf_div(vf a, vf b) { return BOTH(_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)); }
-VEC vf vf_fma(vf a, vf b, vf c) {
-    return BOTH(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
-}
+VEC vf vf_fma(vf a, vf b, vf c) { return BOTH(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)); }
 VEC vf vf_fnma(vf a, vf b, vf c) {
     return BOTH(_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi));
 }

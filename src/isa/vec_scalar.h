@@ -154,8 +154,7 @@ VEC vb vb_load(const uint8_t *p) {
 VEC void vb_store(uint8_t *p, vb a) { memcpy(p, &a, sizeof a); }
 /* Four columns of 64 rows → four operands of 16 rows x 4 inputs; row of a lane: rwkvc_value_row. */
 VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
-    for (uint32_t v = 0; v < 4; v++)
-        EACH_LANE {
+    for (uint32_t v = 0; v < 4; v++) EACH_LANE {
             uint32_t row = rwkvc_value_row(v, (uint32_t)lane_);
             out[v].byte[4 * lane_] = a.byte[row];
             out[v].byte[4 * lane_ + 1] = b.byte[row];

@@ -71,8 +71,7 @@ static void KERNEL(token_shift_by)(const float *x, const float *previous, const 
 }
 
 static void KERNEL(multiply_add)(float *x, const float *a, const float *b, uint32_t n) {
-    for (uint32_t i = 0; i < n; i += 16)
-        vf_store(x + i, vf_fma(vf_load(a + i), vf_load(b + i), vf_load(x + i)));
+    for (uint32_t i = 0; i < n; i += 16) vf_store(x + i, vf_fma(vf_load(a + i), vf_load(b + i), vf_load(x + i)));
 }
 
 static void KERNEL(multiply)(float *x, const float *a, const float *b, uint32_t n) {

@@ -45,16 +45,16 @@ typedef struct {
  * channel. Sequence rows only; N = head_size. */
 typedef struct {
     uint32_t tokens, head_size, ld;
-    const float *r;          /* receptance */
-    float *w;                /* in: low-rank part of the decay; out: decay */
-    float *k;                /* in: raw key; out: key of the update */
-    float *v;                /* in: value; out: mixed with v_first */
-    float *a;                /* in: low-rank part of the in-context learning rate; out: kk * a */
-    float *kk;               /* out: -kk */
-    const float *v_mix;      /* low-rank part of the value residual; NULL in layer 0 */
-    float *v_first;          /* layer 0 writes it, later layers read it */
-    const float *g;          /* gate */
-    float *y;                /* out: gated output */
+    const float *r;     /* receptance */
+    float *w;           /* in: low-rank part of the decay; out: decay */
+    float *k;           /* in: raw key; out: key of the update */
+    float *v;           /* in: value; out: mixed with v_first */
+    float *a;           /* in: low-rank part of the in-context learning rate; out: kk * a */
+    float *kk;          /* out: -kk */
+    const float *v_mix; /* low-rank part of the value residual; NULL in layer 0 */
+    float *v_first;     /* layer 0 writes it, later layers read it */
+    const float *g;     /* gate */
+    float *y;           /* out: gated output */
     const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *ln_weight, *ln_bias; /* [N] of this head */
     float gn_eps;
     const float *state_in; /* [N, N]: key channel, value channel */
@@ -66,10 +66,10 @@ typedef struct {
 typedef struct {
     uint32_t tokens, head_size, ld;
     const float *r, *k, *v;
-    const float *g;     /* gate before silu; NULL in 5.0 */
-    float *w;           /* RWKV-6, in: low-rank part of the decay; out: decay. NULL in RWKV-5 */
-    float *y;           /* out: gated output */
-    const float *decay; /* [N]: RWKV-5 the decay itself, RWKV-6 time_decay */
+    const float *g;                           /* gate before silu; NULL in 5.0 */
+    float *w;                                 /* RWKV-6, in: low-rank part of the decay; out: decay. NULL in RWKV-5 */
+    float *y;                                 /* out: gated output */
+    const float *decay;                       /* [N]: RWKV-5 the decay itself, RWKV-6 time_decay */
     const float *bonus, *ln_weight, *ln_bias; /* [N] */
     float gn_eps;
     const float *state_in; /* [N, N]: key channel, value channel */

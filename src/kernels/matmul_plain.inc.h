@@ -16,12 +16,12 @@ VEC void KERNEL(plain_block)(const uint8_t *panels, uint64_t panel_bytes, uint32
         if (sparse && n == 1 && x[c] == 0) continue;
         UNROLL for (uint32_t i = 0; i < p; i++) {
             vf w = KERNEL(plain_weights)(panels + i * panel_bytes, c, half);
-            UNROLL for (uint32_t t = 0; t < n; t++)
-                acc[i * n + t] = vf_fma(w, vf_set1(x[(uint64_t)t * ldx + c]), acc[i * n + t]);
+            UNROLL for (uint32_t t = 0; t < n; t++) acc[i * n + t] =
+                vf_fma(w, vf_set1(x[(uint64_t)t * ldx + c]), acc[i * n + t]);
         }
     }
-    UNROLL for (uint32_t i = 0; i < p; i++)
-        UNROLL for (uint32_t t = 0; t < n; t++) vf_store(out + ((uint64_t)t * ld_panels + i) * 16, acc[i * n + t]);
+    UNROLL for (uint32_t i = 0; i < p; i++) UNROLL for (uint32_t t = 0; t < n; t++)
+        vf_store(out + ((uint64_t)t * ld_panels + i) * 16, acc[i * n + t]);
 }
 
 VEC void KERNEL(plain_format)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t cols,
@@ -29,7 +29,9 @@ VEC void KERNEL(plain_format)(const uint8_t *panels, uint64_t panel_bytes, uint3
     uint32_t p = 0;
     if (n == 1)
         for (; p + PLAIN_PANELS <= n_panels; p += PLAIN_PANELS)
-            KERNEL(plain_block)(panels + p * panel_bytes, panel_bytes, cols, x, ldx, n_panels, sparse, out + 16 * p, half, PLAIN_PANELS, 1);
+            KERNEL(plain_block)
+            (panels + p * panel_bytes, panel_bytes, cols, x, ldx, n_panels, sparse, out + 16 * p, half, PLAIN_PANELS,
+             1);
     for (; p < n_panels; p++) {
         const uint8_t *panel = panels + p * panel_bytes;
         if (n == PLAIN_TILE) {
@@ -37,8 +39,9 @@ VEC void KERNEL(plain_format)(const uint8_t *panels, uint64_t panel_bytes, uint3
             continue;
         }
         for (uint32_t t = 0; t < n; t++)
-            KERNEL(plain_block)(panel, panel_bytes, cols, x + (uint64_t)t * ldx, ldx, n_panels, sparse,
-                                out + 16 * ((uint64_t)t * n_panels + p), half, 1, 1);
+            KERNEL(plain_block)
+            (panel, panel_bytes, cols, x + (uint64_t)t * ldx, ldx, n_panels, sparse,
+             out + 16 * ((uint64_t)t * n_panels + p), half, 1, 1);
     }
 }
 

@@ -12,8 +12,7 @@ VEC void KERNEL(q8_group)(const uint8_t *lines, const uint8_t *weight_scales, co
         UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot(dot[t], w, a + (quad * n + t) * 4);
     }
     vf s = vf_load_half((const uint16_t *)weight_scales);
-    UNROLL for (uint32_t t = 0; t < n; t++)
-        acc[t] = vf_fma(vf_mul(vf_from_vi(dot[t]), s), vf_set1(scale[t]), acc[t]);
+    UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_fma(vf_mul(vf_from_vi(dot[t]), s), vf_set1(scale[t]), acc[t]);
 }
 
 VEC void KERNEL(q8_panel_n)(const uint8_t *record, uint32_t groups, const int8_t *a, const float *scale,
@@ -40,15 +39,14 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, 
     const float *scale = input->scales + (uint64_t)first_column * input->groups;
     const int32_t *offset = input->offsets + (uint64_t)first_column * input->groups;
 #define TILE(n_)                                                                                                       \
-    case n_:                                                                                                           \
-        KERNEL(q8_panel_n)(panel, input->groups, a, scale, offset, out, (n_) <= Q8_TILE ? (n_) : Q8_TILE);              \
-        break;
+    case n_: KERNEL(q8_panel_n)(panel, input->groups, a, scale, offset, out, (n_) <= Q8_TILE ? (n_) : Q8_TILE); break;
     switch (n) {
-        TILE(1) TILE(2) TILE(3) TILE(4)
+        TILE(1)
+        TILE(2) TILE(3) TILE(4)
 #if RWKVC_WIDE_TILES
-        TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+            TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
-    default: break;
+                default : break;
     }
 #undef TILE
 }
@@ -144,8 +142,9 @@ static void KERNEL(q8_quantise)(const float *x, uint32_t n_inputs, uint32_t part
             vf s = vf_set1(scale), finer = vf_set1(254.0f * inverse);
             lo = vf_mul(vf_fnma(q_lo, s, lo), finer);
             hi = vf_mul(vf_fnma(q_hi, s, hi), finer);
-            KERNEL(q8_put)(vi_from_vf(vf_max(vf_min(lo, most), least)), vi_from_vf(vf_max(vf_min(hi, most), least)),
-                           scale / 254.0f, c.base, group, c.n, input, c.t + 1);
+            KERNEL(q8_put)
+            (vi_from_vf(vf_max(vf_min(lo, most), least)), vi_from_vf(vf_max(vf_min(hi, most), least)), scale / 254.0f,
+             c.base, group, c.n, input, c.t + 1);
         }
     }
 }

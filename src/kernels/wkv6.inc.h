@@ -44,7 +44,8 @@ static void KERNEL(wkv6_finish)(const rwkvc_wkv6 *h, uint64_t at) {
     vf bonus = vf_zero();
     for (uint32_t i = 0; i < n; i += 16) {
         uint32_t lanes = LANES(i, n);
-        bonus = vf_fma(vf_mul(LOAD(h->r + at + i, lanes), LOAD(h->bonus + i, lanes)), LOAD(h->k + at + i, lanes), bonus);
+        bonus =
+            vf_fma(vf_mul(LOAD(h->r + at + i, lanes), LOAD(h->bonus + i, lanes)), LOAD(h->k + at + i, lanes), bonus);
     }
     vf b = vf_set1(vf_sum(bonus));
     for (uint32_t i = 0; i < n; i += 16) {

@@ -65,8 +65,8 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
     vf sa[WKV_BLOCKS], next[WKV_BLOCKS], y[WKV_BLOCKS], v[WKV_BLOCKS];
     UNROLL for (uint32_t b = 0; b < blocks; b++) sa[b] = vf_zero();
     for (uint32_t j = 0; j < n; j++)
-        UNROLL for (uint32_t b = 0; b < blocks; b++)
-            sa[b] = vf_fma(LOAD(from + (uint64_t)j * n + i + 16 * b, lanes), vf_set1(h->kk[j]), sa[b]);
+        UNROLL for (uint32_t b = 0; b < blocks; b++) sa[b] =
+            vf_fma(LOAD(from + (uint64_t)j * n + i + 16 * b, lanes), vf_set1(h->kk[j]), sa[b]);
     for (uint32_t t = 0; t < h->tokens; t++) {
         uint64_t at = (uint64_t)t * h->ld;
         bool last = t + 1 == h->tokens;

@@ -3,6 +3,7 @@
 #include "forward.h"
 #include "versions/spec_macros.h"
 
+/* clang-format off */
 enum {
     EMB, LN0_WEIGHT, LN0_BIAS,
     LN1_WEIGHT, LN1_BIAS,
@@ -15,6 +16,7 @@ enum {
     LN_OUT_WEIGHT, LN_OUT_BIAS, HEAD,
     N_SPECS
 };
+/* clang-format on */
 
 static const rwkvc_spec specs[N_SPECS] = {
     [EMB] = TENSOR_EMB,
@@ -28,9 +30,14 @@ static const rwkvc_spec specs[N_SPECS] = {
     [RECEPTANCE] = MATRIX("att.receptance.weight", RWKVC_KIND_MATRIX, A_, C_),
     [KEY] = MATRIX("att.key.weight", RWKVC_KIND_MATRIX, A_, C_),
     [VALUE] = MATRIX("att.value.weight", RWKVC_KIND_MATRIX, A_, C_),
-    [DECAY] = {.name = "att.time_decay", .place = PLACE_LAYER, .kind = RWKVC_KIND_VECTOR, .n_dims = 1, .shape = {A_},
+    [DECAY] = {.name = "att.time_decay",
+               .place = PLACE_LAYER,
+               .kind = RWKVC_KIND_VECTOR,
+               .n_dims = 1,
+               .shape = {A_},
                .transform = RWKVC_TRANSFORM_NEG_EXP,
-               .alternative = "att.time_decay_done", .alternative_bit = SOURCE_DECAY_DONE},
+               .alternative = "att.time_decay_done",
+               .alternative_bit = SOURCE_DECAY_DONE},
     [BONUS] = VECTOR("att.time_first", PLACE_LAYER, A_),
     [OUTPUT] = MATRIX("att.output.weight", RWKVC_KIND_MATRIX, C_, A_),
     [LN2_WEIGHT] = VECTOR("ln2.weight", PLACE_LAYER, C_),
@@ -48,8 +55,10 @@ static const rwkvc_spec specs[N_SPECS] = {
 enum { ATT_SHIFT, FFN_SHIFT, AA, BB, PP, N_STATE };
 
 static const rwkvc_state_spec state[N_STATE] = {
-    [ATT_SHIFT] = {"att_shift", 1, {C_}, 0}, [FFN_SHIFT] = {"ffn_shift", 1, {C_}, 0},
-    [AA] = {"aa", 1, {A_}, 0},               [BB] = {"bb", 1, {A_}, 0},
+    [ATT_SHIFT] = {"att_shift", 1, {C_}, 0},
+    [FFN_SHIFT] = {"ffn_shift", 1, {C_}, 0},
+    [AA] = {"aa", 1, {A_}, 0},
+    [BB] = {"bb", 1, {A_}, 0},
     [PP] = {"pp", 1, {A_}, -1e38f}, /* log of the scale of aa and bb: nothing so far */
 };
 
@@ -75,12 +84,18 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
     uint64_t at = (uint64_t)segment->first * m->width + channel;
     uint64_t offset = rwkvc_state_offset(pass, m->layer, AA) + channel;
     rwkvc_wkv4 wkv = {
-        .tokens = segment->n, .ld = m->width,
-        .r = m->r + at, .k = m->k + at, .v = m->v + at, .y = m->y.rows + at,
+        .tokens = segment->n,
+        .ld = m->width,
+        .r = m->r + at,
+        .k = m->k + at,
+        .v = m->v + at,
+        .y = m->y.rows + at,
         .decay = (const float *)rwkvc_layer_tensor(pass->model, m->layer, DECAY)->data + channel,
         .bonus = (const float *)rwkvc_layer_tensor(pass->model, m->layer, BONUS)->data + channel,
-        .state_in = segment->state_in + offset, .state_out = segment->state_out + offset,
-        .part = m->width, .state_step = segment->state_step,
+        .state_in = segment->state_in + offset,
+        .state_out = segment->state_out + offset,
+        .part = m->width,
+        .state_step = segment->state_step,
     };
     pass->kernels->wkv4(&wkv);
 }
@@ -88,7 +103,9 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
 static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_model *model = pass->model;
     time_mix m = {.pass = pass, .layer = layer, .width = model->config.size[A_]};
-    static const struct { uint8_t mix, weight; } paths[] = {{MIX_R, RECEPTANCE}, {MIX_K, KEY}, {MIX_V, VALUE}};
+    static const struct {
+        uint8_t mix, weight;
+    } paths[] = {{MIX_R, RECEPTANCE}, {MIX_K, KEY}, {MIX_V, VALUE}};
     float **out[] = {&m.r, &m.k, &m.v};
     rwkvc_shifted shifted[3];
     rwkvc_linear products[3];
@@ -99,7 +116,8 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
         shifted[i] = (rwkvc_shifted){.mix = rwkvc_layer_tensor(model, layer, paths[i].mix),
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .current_share = true};
-        products[i] = (rwkvc_linear){weight, &shifted[i].input, *out[i], m.width, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL};
+        products[i] =
+            (rwkvc_linear){weight, &shifted[i].input, *out[i], m.width, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL};
     }
     const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
     m.y = rwkvc_input_take(pass, output, pass->n_tokens);
@@ -138,9 +156,20 @@ static uint64_t scratch_floats(const rwkvc_config *config) {
 }
 
 const rwkvc_arch rwkvc_arch_rwkv4 = {
-    .version = RWKVC_RWKV4, .name = "RWKV-4",
-    .specs = specs, .n_specs = N_SPECS, .state = state, .n_state = N_STATE,
-    .ln_eps = 1e-5f, .gn_eps = no_group_norm, .scratch_floats = scratch_floats, .layer = layer,
-    .emb = EMB, .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS,
-    .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, .head = HEAD,
+    .version = RWKVC_RWKV4,
+    .name = "RWKV-4",
+    .specs = specs,
+    .n_specs = N_SPECS,
+    .state = state,
+    .n_state = N_STATE,
+    .ln_eps = 1e-5f,
+    .gn_eps = no_group_norm,
+    .scratch_floats = scratch_floats,
+    .layer = layer,
+    .emb = EMB,
+    .ln0_weight = LN0_WEIGHT,
+    .ln0_bias = LN0_BIAS,
+    .ln_out_weight = LN_OUT_WEIGHT,
+    .ln_out_bias = LN_OUT_BIAS,
+    .head = HEAD,
 };

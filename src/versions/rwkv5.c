@@ -4,6 +4,7 @@
 #include "blocks/heads.h"
 #include "versions/spec_macros.h"
 
+/* clang-format off */
 enum {
     EMB, LN0_WEIGHT, LN0_BIAS,
     LN1_WEIGHT, LN1_BIAS,
@@ -19,6 +20,7 @@ enum {
     MIX_G = N_SPECS_5_0, GATE, /* 5.1 and 5.2 have these too */
     N_SPECS
 };
+/* clang-format on */
 
 static const rwkvc_spec specs[N_SPECS] = {
     [EMB] = TENSOR_EMB,
@@ -32,13 +34,25 @@ static const rwkvc_spec specs[N_SPECS] = {
     [RECEPTANCE] = MATRIX("att.receptance.weight", RWKVC_KIND_MATRIX, A_, C_),
     [KEY] = MATRIX("att.key.weight", RWKVC_KIND_MATRIX, A_, C_),
     [VALUE] = MATRIX("att.value.weight", RWKVC_KIND_MATRIX, A_, C_),
-    [DECAY] = {.name = "att.time_decay", .place = PLACE_LAYER, .kind = RWKVC_KIND_VECTOR, .n_dims = 2, .shape = {H_, N_},
-               .transform = RWKVC_TRANSFORM_EXP_NEG_EXP, .per_head = 1,
-               .alternative = "att.time_decay_done", .alternative_bit = SOURCE_DECAY_DONE},
-    /* time_first is the bonus' logarithm, time_faaaa the bonus */
-    [BONUS] = {.name = "att.time_faaaa", .place = PLACE_LAYER, .kind = RWKVC_KIND_VECTOR, .n_dims = 2, .shape = {H_, N_},
+    [DECAY] = {.name = "att.time_decay",
+               .place = PLACE_LAYER,
+               .kind = RWKVC_KIND_VECTOR,
+               .n_dims = 2,
+               .shape = {H_, N_},
+               .transform = RWKVC_TRANSFORM_EXP_NEG_EXP,
                .per_head = 1,
-               .alternative = "att.time_first", .alternative_transform = RWKVC_TRANSFORM_EXP, .alternative_bit = SOURCE_LOG_BONUS},
+               .alternative = "att.time_decay_done",
+               .alternative_bit = SOURCE_DECAY_DONE},
+    /* time_first is the bonus' logarithm, time_faaaa the bonus */
+    [BONUS] = {.name = "att.time_faaaa",
+               .place = PLACE_LAYER,
+               .kind = RWKVC_KIND_VECTOR,
+               .n_dims = 2,
+               .shape = {H_, N_},
+               .per_head = 1,
+               .alternative = "att.time_first",
+               .alternative_transform = RWKVC_TRANSFORM_EXP,
+               .alternative_bit = SOURCE_LOG_BONUS},
     [LN_X_WEIGHT] = VECTOR("att.ln_x.weight", PLACE_LAYER, A_),
     [LN_X_BIAS] = VECTOR("att.ln_x.bias", PLACE_LAYER, A_),
     [OUTPUT] = MATRIX("att.output.weight", RWKVC_KIND_MATRIX, C_, A_),
@@ -60,12 +74,14 @@ static const rwkvc_spec specs[N_SPECS] = {
  * models of rwkv.cpp, whose heads are smaller, with 1. */
 static float gn_eps(const rwkvc_config *config) { return config->size[N_] == 64 ? 64e-5f : 1e-5f; }
 
-static const rwkvc_head_specs head_specs = {.decay = DECAY, .bonus = BONUS, .ln_x_weight = LN_X_WEIGHT, .ln_x_bias = LN_X_BIAS};
+static const rwkvc_head_specs head_specs = {
+    .decay = DECAY, .bonus = BONUS, .ln_x_weight = LN_X_WEIGHT, .ln_x_bias = LN_X_BIAS};
 
 static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_model *model = pass->model;
-    static const struct { uint8_t mix, weight; } paths[] = {
-        {MIX_R, RECEPTANCE}, {MIX_K, KEY}, {MIX_V, VALUE}, {MIX_G, GATE}};
+    static const struct {
+        uint8_t mix, weight;
+    } paths[] = {{MIX_R, RECEPTANCE}, {MIX_K, KEY}, {MIX_V, VALUE}, {MIX_G, GATE}};
     uint32_t n = model->arch->n_specs > GATE ? 4 : 3, width = model->config.size[A_];
     rwkvc_shifted shifted[4];
     rwkvc_linear products[4];
@@ -109,11 +125,12 @@ static uint64_t scratch_floats(const rwkvc_config *config) {
     return time > channel ? time : channel;
 }
 
-#define RWKV5_COMMON                                                                                            \
-    .specs = specs, .state = rwkvc_heads_state, .n_state = RWKVC_HEADS_STATE, .ln_eps = 1e-5f,                  \
-    .gn_eps = gn_eps, .scratch_floats = scratch_floats, .layer = layer, .emb = EMB, .ln0_weight = LN0_WEIGHT,   \
-    .ln0_bias = LN0_BIAS, .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, .head = HEAD
+#define RWKV5_COMMON                                                                                                   \
+    .specs = specs, .state = rwkvc_heads_state, .n_state = RWKVC_HEADS_STATE, .ln_eps = 1e-5f, .gn_eps = gn_eps,       \
+    .scratch_floats = scratch_floats, .layer = layer, .emb = EMB, .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS,      \
+    .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, .head = HEAD
 
-const rwkvc_arch rwkvc_arch_rwkv5_0 = {.version = RWKVC_RWKV5_0, .name = "RWKV-5.0", .n_specs = N_SPECS_5_0, RWKV5_COMMON};
+const rwkvc_arch rwkvc_arch_rwkv5_0 = {
+    .version = RWKVC_RWKV5_0, .name = "RWKV-5.0", .n_specs = N_SPECS_5_0, RWKV5_COMMON};
 const rwkvc_arch rwkvc_arch_rwkv5_1 = {.version = RWKVC_RWKV5_1, .name = "RWKV-5.1", .n_specs = N_SPECS, RWKV5_COMMON};
 const rwkvc_arch rwkvc_arch_rwkv5_2 = {.version = RWKVC_RWKV5_2, .name = "RWKV-5.2", .n_specs = N_SPECS, RWKV5_COMMON};

@@ -3,6 +3,7 @@
 #include "blocks/heads.h"
 #include "versions/spec_macros.h"
 
+/* clang-format off */
 enum {
     EMB, LN0_WEIGHT, LN0_BIAS,
     LN1_WEIGHT, LN1_BIAS,
@@ -18,6 +19,7 @@ enum {
     LN_OUT_WEIGHT, LN_OUT_BIAS, HEAD,
     N_SPECS
 };
+/* clang-format on */
 
 static const rwkvc_spec specs[N_SPECS] = {
     [EMB] = TENSOR_EMB,
@@ -33,7 +35,11 @@ static const rwkvc_spec specs[N_SPECS] = {
     [MAA_G] = VECTOR("att.time_maa_g", PLACE_LAYER, C_),
     [MAA_W1] = LOW_RANK("att.time_maa_w1", PLACE_LAYER, C_, RWKVC_SIZE_RANK_M5),
     /* five matrices [rank, n_embd], stored one below the other as [5 n_embd, rank] */
-    [MAA_W2] = {.name = "att.time_maa_w2", .place = PLACE_LAYER, .kind = RWKVC_KIND_LOW_RANK, .transposed = 1, .n_dims = 3,
+    [MAA_W2] = {.name = "att.time_maa_w2",
+                .place = PLACE_LAYER,
+                .kind = RWKVC_KIND_LOW_RANK,
+                .transposed = 1,
+                .n_dims = 3,
                 .shape = {RWKVC_SIZE_FIVE, RWKVC_SIZE_RANK_M, C_}},
     [RECEPTANCE] = MATRIX("att.receptance.weight", RWKVC_KIND_MATRIX, A_, C_),
     [KEY] = MATRIX("att.key.weight", RWKVC_KIND_MATRIX, A_, C_),
@@ -42,7 +48,8 @@ static const rwkvc_spec specs[N_SPECS] = {
     [DECAY_W1] = LOW_RANK("att.time_decay_w1", PLACE_LAYER, C_, RWKVC_SIZE_RANK_W),
     [DECAY_W2] = LOW_RANK("att.time_decay_w2", PLACE_LAYER, RWKVC_SIZE_RANK_W, A_),
     [DECAY] = VECTOR("att.time_decay", PLACE_LAYER, A_),
-    [BONUS] = {.name = "att.time_faaaa", .place = PLACE_LAYER, .kind = RWKVC_KIND_VECTOR, .n_dims = 2, .shape = {H_, N_}},
+    [BONUS] =
+        {.name = "att.time_faaaa", .place = PLACE_LAYER, .kind = RWKVC_KIND_VECTOR, .n_dims = 2, .shape = {H_, N_}},
     [LN_X_WEIGHT] = VECTOR("att.ln_x.weight", PLACE_LAYER, A_),
     [LN_X_BIAS] = VECTOR("att.ln_x.bias", PLACE_LAYER, A_),
     [OUTPUT] = MATRIX("att.output.weight", RWKVC_KIND_MATRIX, C_, A_),
@@ -63,11 +70,14 @@ static float gn_eps(const rwkvc_config *config) { /* as in RWKV-7 */
     return 64e-5f;
 }
 
-static const rwkvc_head_specs head_specs = {.decay = DECAY, .bonus = BONUS, .ln_x_weight = LN_X_WEIGHT, .ln_x_bias = LN_X_BIAS};
+static const rwkvc_head_specs head_specs = {
+    .decay = DECAY, .bonus = BONUS, .ln_x_weight = LN_X_WEIGHT, .ln_x_bias = LN_X_BIAS};
 
 /* The five blends, in the order in which time_maa_w1 and w2 have them. */
 enum { W, K, V, R, G, N_BLENDS };
-static const struct { uint8_t maa, weight; } blends[N_BLENDS] = {
+static const struct {
+    uint8_t maa, weight;
+} blends[N_BLENDS] = {
     [W] = {MAA_W, DECAY_W1}, [K] = {MAA_K, KEY}, [V] = {MAA_V, VALUE}, [R] = {MAA_R, RECEPTANCE}, [G] = {MAA_G, GATE}};
 
 /* extra[n] = tanh(shifted_x @ w1)_n @ w2_n: what each token adds to the blends' own shares. */
@@ -75,7 +85,8 @@ static bool data_dependent_shift(rwkvc_pass *pass, uint32_t layer, uint64_t shif
     const rwkvc_model *model = pass->model;
     const rwkvc_tensor *w1 = rwkvc_layer_tensor(model, layer, MAA_W1), *w2 = rwkvc_layer_tensor(model, layer, MAA_W2);
     uint32_t n_embd = model->config.size[C_], rank = model->config.size[RWKVC_SIZE_RANK_M];
-    rwkvc_shifted x = {.mix = rwkvc_layer_tensor(model, layer, MAA_X), .input = rwkvc_input_take(pass, w1, pass->n_tokens)};
+    rwkvc_shifted x = {.mix = rwkvc_layer_tensor(model, layer, MAA_X),
+                       .input = rwkvc_input_take(pass, w1, pass->n_tokens)};
     uint32_t ld = (uint32_t)rwkvc_round_up(w1->rows, RWKVC_PANEL);
     float *z = rwkvc_take(pass, (uint64_t)pass->n_tokens * ld);
     if (!rwkvc_shift(pass, shift, normed, &x, 1)) return false;
@@ -121,7 +132,8 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const float *normed = rwkvc_norm(pass, shift, rwkvc_layer_tensor(model, layer, LN1_WEIGHT),
                                      rwkvc_layer_tensor(model, layer, LN1_BIAS));
     if (!normed || !data_dependent_shift(pass, layer, shift, normed, extra)) return false;
-    if (!rwkvc_shift(pass, shift, normed, shifted, N_BLENDS) || !rwkvc_linear_run(pass, products, N_BLENDS)) return false;
+    if (!rwkvc_shift(pass, shift, normed, shifted, N_BLENDS) || !rwkvc_linear_run(pass, products, N_BLENDS))
+        return false;
     rwkvc_linear second = {w2, &decay, heads.w, width, RWKVC_STORE, NULL};
     return rwkvc_linear_run(pass, &second, 1) && rwkvc_heads_run(&heads, rwkvc_layer_tensor(model, layer, OUTPUT));
 }
@@ -144,16 +156,27 @@ static bool layer(rwkvc_pass *pass, uint32_t layer) {
 static uint64_t scratch_floats(const rwkvc_config *config) {
     const uint32_t *size = config->size;
     uint64_t time = size[C_] + 6 * rwkvc_input_floats(size[C_], 1) + N_BLENDS * (uint64_t)size[C_] +
-                    rwkvc_round_up(size[RWKVC_SIZE_RANK_M5], RWKVC_PANEL) + rwkvc_input_floats(size[RWKVC_SIZE_RANK_W], 1) +
-                    rwkvc_heads_floats(config);
+                    rwkvc_round_up(size[RWKVC_SIZE_RANK_M5], RWKVC_PANEL) +
+                    rwkvc_input_floats(size[RWKVC_SIZE_RANK_W], 1) + rwkvc_heads_floats(config);
     uint64_t channel = rwkvc_channel_mix_floats(config);
     return time > channel ? time : channel;
 }
 
 const rwkvc_arch rwkvc_arch_rwkv6 = {
-    .version = RWKVC_RWKV6, .name = "RWKV-6",
-    .specs = specs, .n_specs = N_SPECS, .state = rwkvc_heads_state, .n_state = RWKVC_HEADS_STATE,
-    .ln_eps = 1e-5f, .gn_eps = gn_eps, .scratch_floats = scratch_floats, .layer = layer,
-    .emb = EMB, .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS,
-    .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, .head = HEAD,
+    .version = RWKVC_RWKV6,
+    .name = "RWKV-6",
+    .specs = specs,
+    .n_specs = N_SPECS,
+    .state = rwkvc_heads_state,
+    .n_state = RWKVC_HEADS_STATE,
+    .ln_eps = 1e-5f,
+    .gn_eps = gn_eps,
+    .scratch_floats = scratch_floats,
+    .layer = layer,
+    .emb = EMB,
+    .ln0_weight = LN0_WEIGHT,
+    .ln0_bias = LN0_BIAS,
+    .ln_out_weight = LN_OUT_WEIGHT,
+    .ln_out_bias = LN_OUT_BIAS,
+    .head = HEAD,
 };

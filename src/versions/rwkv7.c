@@ -3,6 +3,7 @@
 #include "forward.h"
 #include "versions/spec_macros.h"
 
+/* clang-format off */
 enum {
     EMB, LN0_WEIGHT, LN0_BIAS,
     LN1_WEIGHT, LN1_BIAS,
@@ -20,6 +21,7 @@ enum {
     S_EMB = N_SPECS, S_EMB_X, S1, S2, S0, /* 7a has these too */
     N_SPECS_7A
 };
+/* clang-format on */
 
 /* In the order they are read. Layer 0 has no value residual: its v0, v1, v2 stand in many checkpoints, unused. */
 static const rwkvc_spec specs[N_SPECS_7A] = {
@@ -63,7 +65,11 @@ static const rwkvc_spec specs[N_SPECS_7A] = {
     [LN_OUT_BIAS] = VECTOR("ln_out.bias", PLACE_END, C_),
     [HEAD] = TENSOR_HEAD,
     /* 7a, DeepEmbed */
-    [S_EMB] = {.name = "ffn.s_emb.weight", .place = PLACE_LAYER, .kind = RWKVC_KIND_EMBEDDING, .n_dims = 2, .shape = {V_, RWKVC_SIZE_RANK_SS}},
+    [S_EMB] = {.name = "ffn.s_emb.weight",
+               .place = PLACE_LAYER,
+               .kind = RWKVC_KIND_EMBEDDING,
+               .n_dims = 2,
+               .shape = {V_, RWKVC_SIZE_RANK_SS}},
     [S_EMB_X] = MATRIX("ffn.s_emb_x.weight", RWKVC_KIND_MATRIX, RWKVC_SIZE_RANK_SS, C_),
     [S1] = LOW_RANK("ffn.s1", PLACE_LAYER, C_, RWKVC_SIZE_RANK_S),
     [S2] = LOW_RANK("ffn.s2", PLACE_LAYER, RWKVC_SIZE_RANK_S, F_),
@@ -110,6 +116,7 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
     const rwkvc_segment *segment = &pass->segments[item / config->size[H_]];
     uint64_t at = (uint64_t)segment->first * m->width + (uint64_t)head * n, channel = (uint64_t)head * n;
     uint64_t offset = rwkvc_state_offset(pass, m->layer, WKV) + (uint64_t)head * n * n;
+    /* clang-format off */
     rwkvc_wkv7 wkv = {
         .tokens = segment->n, .head_size = n, .ld = m->width,
         .r = m->path[R] + at, .w = m->path[W] + at, .k = m->path[K] + at, .v = m->path[V] + at,
@@ -123,6 +130,7 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
         .state_in = segment->state_in + offset, .state_out = segment->state_out + offset,
         .state_step = segment->state_step,
     };
+    /* clang-format on */
     pass->kernels->wkv7(&wkv);
 }
 
@@ -141,15 +149,25 @@ static bool project(time_mix *m, const rwkvc_shifted *shifted) {
     uint32_t n_pairs = m->layer ? 4 : 3;
     rwkvc_input hidden[4];
     rwkvc_linear first[7], second[4];
-    static const struct { uint8_t weight, from, path; } main[] = {{RECEPTANCE, 0, R}, {KEY, 2, K}, {VALUE, 3, V}};
+    static const struct {
+        uint8_t weight, from, path;
+    } main[] = {{RECEPTANCE, 0, R}, {KEY, 2, K}, {VALUE, 3, V}};
     for (uint32_t i = 0; i < 3; i++)
-        first[i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, main[i].weight), &shifted[main[i].from].input,
-                                  m->path[main[i].path], m->width, RWKVC_STORE, NULL};
+        first[i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, main[i].weight),
+                                  &shifted[main[i].from].input,
+                                  m->path[main[i].path],
+                                  m->width,
+                                  RWKVC_STORE,
+                                  NULL};
     for (uint32_t i = 0; i < n_pairs; i++) {
         const rwkvc_tensor *m2 = rwkvc_layer_tensor(pass->model, m->layer, pairs[i].second);
         hidden[i] = rwkvc_input_take(pass, m2, pass->n_tokens);
-        first[3 + i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, pairs[i].first), &shifted[pairs[i].from].input,
-                                      hidden[i].rows, hidden[i].ld, (rwkvc_epilogue)pairs[i].epilogue, NULL};
+        first[3 + i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, pairs[i].first),
+                                      &shifted[pairs[i].from].input,
+                                      hidden[i].rows,
+                                      hidden[i].ld,
+                                      (rwkvc_epilogue)pairs[i].epilogue,
+                                      NULL};
         second[i] = (rwkvc_linear){m2, &hidden[i], m->path[pairs[i].path], m->width, RWKVC_STORE, NULL};
     }
     return rwkvc_linear_run(pass, first, 3 + n_pairs) && rwkvc_linear_run(pass, second, n_pairs);
@@ -158,8 +176,9 @@ static bool project(time_mix *m, const rwkvc_shifted *shifted) {
 static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_model *model = pass->model;
     time_mix m = {.pass = pass, .layer = layer, .width = model->config.size[A_]};
-    static const struct { uint8_t mix, weight; } blends[] = {
-        {X_R, RECEPTANCE}, {X_W, W1}, {X_K, KEY}, {X_V, VALUE}, {X_A, A1}, {X_G, G1}};
+    static const struct {
+        uint8_t mix, weight;
+    } blends[] = {{X_R, RECEPTANCE}, {X_W, W1}, {X_K, KEY}, {X_V, VALUE}, {X_A, A1}, {X_G, G1}};
     rwkvc_shifted shifted[6];
     pass->scratch.used = 0;
     for (uint32_t i = 0; i < 6; i++)
@@ -171,8 +190,9 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
     m.y = rwkvc_input_take(pass, output, pass->n_tokens);
 
-    const float *normed = rwkvc_norm(pass, rwkvc_state_offset(pass, layer, ATT_SHIFT), rwkvc_layer_tensor(model, layer, LN1_WEIGHT),
-                                     rwkvc_layer_tensor(model, layer, LN1_BIAS));
+    const float *normed =
+        rwkvc_norm(pass, rwkvc_state_offset(pass, layer, ATT_SHIFT), rwkvc_layer_tensor(model, layer, LN1_WEIGHT),
+                   rwkvc_layer_tensor(model, layer, LN1_BIAS));
     if (!normed || !rwkvc_shift(pass, rwkvc_state_offset(pass, layer, ATT_SHIFT), normed, shifted, 6)) return false;
     if (!project(&m, shifted)) return false;
     if (!rwkvc_parallel(pass->pool, pass->n_segments * model->config.size[H_], wkv_item, &m)) return false;
@@ -202,8 +222,7 @@ static bool layer(rwkvc_pass *pass, uint32_t layer) {
 
 static uint64_t scratch_floats(const rwkvc_config *config) {
     uint64_t embd = rwkvc_input_floats(config->size[C_], 1), att = config->size[A_];
-    uint64_t time = config->size[C_] + 6 * embd + (N_PATHS + 1) * (att + RWKVC_PANEL) +
-                    rwkvc_input_floats(att, 1);
+    uint64_t time = config->size[C_] + 6 * embd + (N_PATHS + 1) * (att + RWKVC_PANEL) + rwkvc_input_floats(att, 1);
     for (uint32_t rank = RWKVC_SIZE_RANK_W; rank <= RWKVC_SIZE_RANK_G; rank++)
         time += rwkvc_input_floats(config->size[rank], 1);
     uint64_t channel = rwkvc_channel_mix_floats(config);
@@ -214,7 +233,7 @@ static uint64_t scratch_floats(const rwkvc_config *config) {
 
 typedef struct {
     uint32_t layer;
-    const float *normed; /* ln2's output [n_tokens, n_embd] */
+    const float *normed;                     /* ln2's output [n_tokens, n_embd] */
     rwkvc_input embedded, normed_input, low; /* inputs of s_emb_x, s1, s2 */
     float *token, *inner;                    /* [n_tokens, RANK_SS], [n_tokens, RANK_S] */
 } deep_embed;
@@ -223,7 +242,8 @@ typedef struct {
 static void deep_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
     const deep_embed *d = arg;
     const rwkvc_tensor *table = rwkvc_layer_tensor(pass->model, d->layer, S_EMB);
-    uint32_t rank = pass->model->config.size[RWKVC_SIZE_RANK_S], ld = (uint32_t)rwkvc_round_up(table->cols, RWKVC_PANEL);
+    uint32_t rank = pass->model->config.size[RWKVC_SIZE_RANK_S],
+             ld = (uint32_t)rwkvc_round_up(table->cols, RWKVC_PANEL);
     for (uint32_t t = first; t < last; t++) {
         float *token = d->token + (uint64_t)t * ld, *row = d->low.rows + (uint64_t)t * d->low.ld;
         const float *h = d->inner + t * rwkvc_round_up(rank, RWKVC_PANEL);
@@ -248,12 +268,14 @@ static void scale_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t las
     const rwkvc_input *gate = ((void **)arg)[0], *hidden = ((void **)arg)[1];
     const float *s0 = ((void **)arg)[2];
     for (uint32_t t = first; t < last; t++)
-        pass->kernels->multiply(hidden->rows + (uint64_t)t * hidden->ld, gate->rows + (uint64_t)t * gate->ld, s0, hidden->ld);
+        pass->kernels->multiply(hidden->rows + (uint64_t)t * hidden->ld, gate->rows + (uint64_t)t * gate->ld, s0,
+                                hidden->ld);
 }
 
 /* k = relu(key)^2 ⊙ (inner @ s2 + s0) */
 static bool scale_hidden(rwkvc_pass *pass, uint32_t layer, const float *normed, const rwkvc_input *hidden) {
-    const rwkvc_tensor *s_emb_x = rwkvc_layer_tensor(pass->model, layer, S_EMB_X), *s1 = rwkvc_layer_tensor(pass->model, layer, S1);
+    const rwkvc_tensor *s_emb_x = rwkvc_layer_tensor(pass->model, layer, S_EMB_X),
+                       *s1 = rwkvc_layer_tensor(pass->model, layer, S1);
     const rwkvc_tensor *s2 = rwkvc_layer_tensor(pass->model, layer, S2);
     uint32_t n = pass->n_tokens, token_ld = (uint32_t)rwkvc_round_up(s_emb_x->rows, RWKVC_PANEL);
     uint32_t inner_ld = (uint32_t)rwkvc_round_up(s1->rows, RWKVC_PANEL);
@@ -283,17 +305,21 @@ static bool layer_7a(rwkvc_pass *pass, uint32_t layer) {
 
 static uint64_t scratch_floats_7a(const rwkvc_config *config) {
     uint64_t embd = config->size[C_], ranks = rwkvc_round_up(config->size[RWKVC_SIZE_RANK_SS], RWKVC_PANEL);
-    return scratch_floats(config) + 2 * rwkvc_input_floats(embd, 1) + 2 * rwkvc_input_floats(config->size[RWKVC_SIZE_RANK_S], 1) +
-           ranks + rwkvc_input_floats(config->size[F_], 1);
+    return scratch_floats(config) + 2 * rwkvc_input_floats(embd, 1) +
+           2 * rwkvc_input_floats(config->size[RWKVC_SIZE_RANK_S], 1) + ranks + rwkvc_input_floats(config->size[F_], 1);
 }
 
-#define RWKV7_COMMON                                                                                            \
-    .specs = specs, .state = state, .n_state = N_STATE, .ln_eps = 1e-5f, .gn_eps = gn_eps, .emb = EMB,         \
-    .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS, .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS, \
+#define RWKV7_COMMON                                                                                                   \
+    .specs = specs, .state = state, .n_state = N_STATE, .ln_eps = 1e-5f, .gn_eps = gn_eps, .emb = EMB,                 \
+    .ln0_weight = LN0_WEIGHT, .ln0_bias = LN0_BIAS, .ln_out_weight = LN_OUT_WEIGHT, .ln_out_bias = LN_OUT_BIAS,        \
     .head = HEAD
 
-const rwkvc_arch rwkvc_arch_rwkv7 = {
-    .version = RWKVC_RWKV7, .name = "RWKV-7", .n_specs = N_SPECS, .scratch_floats = scratch_floats, .layer = layer, RWKV7_COMMON};
+const rwkvc_arch rwkvc_arch_rwkv7 = {.version = RWKVC_RWKV7,
+                                     .name = "RWKV-7",
+                                     .n_specs = N_SPECS,
+                                     .scratch_floats = scratch_floats,
+                                     .layer = layer,
+                                     RWKV7_COMMON};
 
 const rwkvc_arch rwkvc_arch_rwkv7a = {.version = RWKVC_RWKV7A,
                                       .name = "RWKV-7a",

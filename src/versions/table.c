@@ -6,8 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const rwkvc_arch *const archs[] = {&rwkvc_arch_rwkv4,   &rwkvc_arch_rwkv5_0, &rwkvc_arch_rwkv5_1, &rwkvc_arch_rwkv5_2,
-                                          &rwkvc_arch_rwkv6,   &rwkvc_arch_rwkv7,   &rwkvc_arch_rwkv7a};
+static const rwkvc_arch *const archs[] = {&rwkvc_arch_rwkv4,   &rwkvc_arch_rwkv5_0, &rwkvc_arch_rwkv5_1,
+                                          &rwkvc_arch_rwkv5_2, &rwkvc_arch_rwkv6,   &rwkvc_arch_rwkv7,
+                                          &rwkvc_arch_rwkv7a};
 enum { N_ARCHS = sizeof archs / sizeof *archs, MAX_LAYERS = 1024, MAX_TEXT = 96 };
 
 /* What tells versions apart, first match wins (ARCHITECTURES: "Version from tensors"). All of `present` are there,
@@ -44,12 +45,21 @@ static const signature signatures[] = {
 enum { N_SIGNATURES = sizeof signatures / sizeof *signatures };
 
 static const char *const size_names[RWKVC_MAX_SIZES] = {
-    [RWKVC_SIZE_VOCAB] = "n_vocab",   [RWKVC_SIZE_EMBD] = "n_embd",     [RWKVC_SIZE_ATT] = "attention width",
-    [RWKVC_SIZE_FFN] = "n_ffn",       [RWKVC_SIZE_HEADS] = "n_head",    [RWKVC_SIZE_HEAD] = "head_size",
-    [RWKVC_SIZE_RANK_W] = "rank of w", [RWKVC_SIZE_RANK_A] = "rank of a", [RWKVC_SIZE_RANK_V] = "rank of v",
-    [RWKVC_SIZE_RANK_G] = "rank of g", [RWKVC_SIZE_RANK_M] = "rank of the token shift",
-    [RWKVC_SIZE_RANK_M5] = "five ranks of the token shift", [RWKVC_SIZE_RANK_S] = "rank of s",
-    [RWKVC_SIZE_RANK_SS] = "squared rank of s", [RWKVC_SIZE_FIVE] = "five",
+    [RWKVC_SIZE_VOCAB] = "n_vocab",
+    [RWKVC_SIZE_EMBD] = "n_embd",
+    [RWKVC_SIZE_ATT] = "attention width",
+    [RWKVC_SIZE_FFN] = "n_ffn",
+    [RWKVC_SIZE_HEADS] = "n_head",
+    [RWKVC_SIZE_HEAD] = "head_size",
+    [RWKVC_SIZE_RANK_W] = "rank of w",
+    [RWKVC_SIZE_RANK_A] = "rank of a",
+    [RWKVC_SIZE_RANK_V] = "rank of v",
+    [RWKVC_SIZE_RANK_G] = "rank of g",
+    [RWKVC_SIZE_RANK_M] = "rank of the token shift",
+    [RWKVC_SIZE_RANK_M5] = "five ranks of the token shift",
+    [RWKVC_SIZE_RANK_S] = "rank of s",
+    [RWKVC_SIZE_RANK_SS] = "squared rank of s",
+    [RWKVC_SIZE_FIVE] = "five",
 };
 
 const rwkvc_arch *rwkvc_arch_get(uint32_t version) {
@@ -79,14 +89,16 @@ static uint32_t count(const rwkvc_arch *arch, rwkvc_place place, uint32_t layer)
 
 static uint32_t nth(const rwkvc_arch *arch, rwkvc_place place, uint32_t layer, uint32_t n) {
     for (uint32_t s = 0; s < arch->n_specs; s++)
-        if ((place == PLACE_LAYER ? in_layer(&arch->specs[s], layer) : arch->specs[s].place == place) && n-- == 0) return s;
+        if ((place == PLACE_LAYER ? in_layer(&arch->specs[s], layer) : arch->specs[s].place == place) && n-- == 0)
+            return s;
     return 0;
 }
 
 /* The tensors of a version are numbered as they lie in the file: PLACE_BEGIN, each layer's, PLACE_END. Gives the spec
  * and layer of number i. */
 static bool tensor_at(const rwkvc_arch *arch, uint32_t n_layer, uint32_t i, uint32_t *spec, uint32_t *layer) {
-    uint32_t before = count(arch, PLACE_BEGIN, 0), first = count(arch, PLACE_LAYER, 0), later = count(arch, PLACE_LAYER, 1);
+    uint32_t before = count(arch, PLACE_BEGIN, 0), first = count(arch, PLACE_LAYER, 0),
+             later = count(arch, PLACE_LAYER, 1);
     *layer = (uint32_t)RWKVC_NO_LAYER;
     if (i < before) return *spec = nth(arch, PLACE_BEGIN, 0, i), true;
     i -= before;
@@ -109,8 +121,8 @@ static void full_name(const char *name, uint32_t layer, char *full) {
 uint32_t rwkvc_config_tensors(const rwkvc_config *config) {
     const rwkvc_arch *arch = rwkvc_arch_get(config->version);
     if (!arch || config->n_layer < 1 || config->n_layer > MAX_LAYERS) return 0;
-    return count(arch, PLACE_BEGIN, 0) + count(arch, PLACE_LAYER, 0) + (config->n_layer - 1) * count(arch, PLACE_LAYER, 1) +
-           count(arch, PLACE_END, 0);
+    return count(arch, PLACE_BEGIN, 0) + count(arch, PLACE_LAYER, 0) +
+           (config->n_layer - 1) * count(arch, PLACE_LAYER, 1) + count(arch, PLACE_END, 0);
 }
 
 rwkvc_status rwkvc_config_tensor(const rwkvc_config *config, uint32_t i, rwkvc_tensor_info *info) {
@@ -191,13 +203,13 @@ static rwkvc_status choose(const names *all, const rwkvc_arch **arch) {
         const signature *s = &signatures[i];
         if (!matches(all, s)) continue;
         if (s->version == 0)
-            return rwkvc_fail(RWKVC_E_UNSUPPORTED, "this is %s (it holds %s), which this version of rwkv_cpu does not run",
-                              s->refusal, s->present[0]);
+            return rwkvc_fail(RWKVC_E_UNSUPPORTED,
+                              "this is %s (it holds %s), which this version of rwkv_cpu does not run", s->refusal,
+                              s->present[0]);
         *arch = rwkvc_arch_get(s->version);
         return RWKVC_OK;
     }
-    if (count_layers(all) == 0)
-        return rwkvc_fail(RWKVC_E_UNSUPPORTED, "no RWKV model: no tensor is called blocks.0.…");
+    if (count_layers(all) == 0) return rwkvc_fail(RWKVC_E_UNSUPPORTED, "no RWKV model: no tensor is called blocks.0.…");
     return rwkvc_fail(RWKVC_E_UNSUPPORTED, "no version of RWKV is known whose first layer has these tensors");
 }
 
@@ -282,16 +294,18 @@ rwkvc_status rwkvc_config_check(const rwkvc_config *config) {
                 return rwkvc_fail(RWKVC_E_SHAPE, "%s is %u: too large", size_names[symbol], size[symbol]);
         }
     if (size[RWKVC_SIZE_HEADS] && (uint64_t)size[RWKVC_SIZE_HEADS] * size[RWKVC_SIZE_HEAD] != size[RWKVC_SIZE_ATT])
-        return rwkvc_fail(RWKVC_E_SHAPE, "%u heads of size %u do not make the attention width %u", size[RWKVC_SIZE_HEADS],
-                          size[RWKVC_SIZE_HEAD], size[RWKVC_SIZE_ATT]);
-    if (size[RWKVC_SIZE_RANK_M5] != 5 * size[RWKVC_SIZE_RANK_M] || (size[RWKVC_SIZE_FIVE] && size[RWKVC_SIZE_FIVE] != 5) ||
+        return rwkvc_fail(RWKVC_E_SHAPE, "%u heads of size %u do not make the attention width %u",
+                          size[RWKVC_SIZE_HEADS], size[RWKVC_SIZE_HEAD], size[RWKVC_SIZE_ATT]);
+    if (size[RWKVC_SIZE_RANK_M5] != 5 * size[RWKVC_SIZE_RANK_M] ||
+        (size[RWKVC_SIZE_FIVE] && size[RWKVC_SIZE_FIVE] != 5) ||
         size[RWKVC_SIZE_RANK_SS] != size[RWKVC_SIZE_RANK_S] * size[RWKVC_SIZE_RANK_S] || size[RWKVC_SIZE_RANK_S] > 4096)
         return rwkvc_fail(RWKVC_E_SHAPE, "the ranks %u and %u, %u and %u do not fit together", size[RWKVC_SIZE_RANK_M],
                           size[RWKVC_SIZE_RANK_M5], size[RWKVC_SIZE_RANK_S], size[RWKVC_SIZE_RANK_SS]);
     if (size[RWKVC_SIZE_EMBD] % RWKVC_PANEL || size[RWKVC_SIZE_ATT] % RWKVC_PANEL || size[RWKVC_SIZE_HEAD] > 512)
-        return rwkvc_fail(RWKVC_E_UNSUPPORTED,
-                          "n_embd %u, attention width %u, head_size %u: widths must be multiples of 16, heads at most 512",
-                          size[RWKVC_SIZE_EMBD], size[RWKVC_SIZE_ATT], size[RWKVC_SIZE_HEAD]);
+        return rwkvc_fail(
+            RWKVC_E_UNSUPPORTED,
+            "n_embd %u, attention width %u, head_size %u: widths must be multiples of 16, heads at most 512",
+            size[RWKVC_SIZE_EMBD], size[RWKVC_SIZE_ATT], size[RWKVC_SIZE_HEAD]);
     return RWKVC_OK;
 }
 
