@@ -34,13 +34,28 @@ DEMO = "demo"
 _log = logging.getLogger("rwkv_cpu")
 _DEFAULT_FORMAT = "q8"
 _LOCK_SECONDS = 0.1
-_SUFFIXES = (".rwkv", ".pth")
+_SUFFIXES = (".rwkv", ".pth", ".safetensors", ".st", ".gguf")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What to merge into a checkpoint while it is converted; see quantize()."""
+
+    lora: Path
+    alpha: float | None = None
+    pissa_init: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that change the result."""
+        return [self.lora] if self.pissa_init is None else [self.lora, self.pissa_init]
 
 
 def resolve(
     name_or_path: str | os.PathLike[str],
     *,
     format: str | None = None,  # noqa: A002 (its name everywhere)
+    adapter: Adapter | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> Path:
@@ -49,11 +64,12 @@ def resolve(
     Args:
         name_or_path: "demo", a .rwkv file or a checkpoint.
         format: for a checkpoint "q8" (default), "f16" or "f32"; for a .rwkv file None, or what it is.
+        adapter: for a checkpoint: merged into it.
         on_progress: called with (bytes done, bytes in all) while converting.
         cancel: a CancelToken.
 
     Raises: ModelNotFoundError (naming the model files that are there), everything quantize() raises, and
-        ArgumentError: a .rwkv file stored in another format than asked for.
+        ArgumentError: a .rwkv file stored in another format than asked for, or with an adapter.
     """
     path = bundled_model() if name_or_path == DEMO else Path(name_or_path).expanduser()
     try:
@@ -61,6 +77,10 @@ def resolve(
     except ModelNotFoundError:
         raise _not_found(name_or_path, path) from None
     if kind == "rwkv":
+        if adapter is not None:
+            raise ArgumentError(
+                f"{path}: an adapter cannot be merged into a .rwkv file", hint="Give the checkpoint it was made from."
+            )
         stored = read_header(path).metadata.get("rwkv_cpu.format") if format is not None else None
         if stored != format:
             raise ArgumentError(
@@ -68,7 +88,7 @@ def resolve(
                 hint="Convert the original checkpoint in that format, or leave the format away.",
             )
         return path
-    return _converted(path, format or _DEFAULT_FORMAT, on_progress, cancel)
+    return _converted(path, format or _DEFAULT_FORMAT, adapter, on_progress, cancel)
 
 
 def bundled_model() -> Path:
@@ -157,10 +177,11 @@ def clear_cache() -> int:
 def _converted(
     source: Path,
     format: str,  # noqa: A002
+    adapter: Adapter | None,
     on_progress: Callable[[int, int], None] | None,
     cancel: CancelToken | None,
 ) -> Path:
-    target = cache_directory() / _cache_name(source, format)
+    target = cache_directory() / _cache_name(source, format, adapter)
     if _is_whole(target):
         return target
     try:
@@ -180,18 +201,31 @@ def _converted(
 
         _log.info("converting %s to %s in the cache", source, format)
         quantize(
-            source, target, format=format, tokenizer="optional", force=True, on_progress=on_progress, cancel=cancel
+            source,
+            target,
+            format=format,
+            tokenizer="optional",
+            lora=None if adapter is None else adapter.lora,
+            lora_alpha=None if adapter is None else adapter.alpha,
+            pissa_init=None if adapter is None else adapter.pissa_init,
+            force=True,
+            on_progress=on_progress,
+            cancel=cancel,
         )
     return target
 
 
-def _cache_name(source: Path, format: str) -> str:  # noqa: A002
+def _cache_name(source: Path, format: str, adapter: Adapter | None) -> str:  # noqa: A002
     """Readable, and different whenever the result would be."""
     from rwkv_cpu.checkpoint.directory import model_files
     from rwkv_cpu.quantize.embed import files_beside
 
     parts = [format, __version__]
-    for file in (*model_files(source), *files_beside(source)):  # a tokenizer beside it is taken along
+    files = [*model_files(source), *files_beside(source)]  # a tokenizer beside it is taken along
+    if adapter is not None:
+        parts.append(f"adapter {adapter.alpha}")
+        files += adapter.files
+    for file in files:
         with contextlib.suppress(OSError):
             real = file.resolve()
             status = real.stat()

@@ -92,6 +92,9 @@ class Model:
         format: str | None = None,  # noqa: A002  its name everywhere
         threads: int | None = None,
         isa: str | None = None,
+        lora: str | os.PathLike[str] | None = None,
+        lora_alpha: float | None = None,
+        pissa_init: str | os.PathLike[str] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Model:
@@ -101,16 +104,20 @@ class Model:
             format: of a converted checkpoint: "q8" (the default), "f16" or "f32" (exact).
             threads: None: one per physical core that this process may use.
             isa: None: the best, or what RWKV_CPU_ISA says.
+            lora: an adapter to merge into a checkpoint, with lora_alpha or pissa_init as quantize() takes them.
             on_progress: called with (bytes done, bytes in all) while converting. cancel: stops that.
 
         Raises: ModelNotFoundError, FormatError, UnsupportedModelError, ShapeError, NonFiniteError, OutOfMemory,
             Cancelled.
         """
-        from .loading import resolve
+        from .loading import Adapter, resolve
 
-        return cls(
-            resolve(name_or_path, format=format, on_progress=on_progress, cancel=cancel), threads=threads, isa=isa
-        )
+        if lora is None and (lora_alpha is not None or pissa_init is not None):
+            raise ArgumentError("lora_alpha and pissa_init belong to an adapter, and none is given", hint="Give lora.")
+        init = None if pissa_init is None else Path(pissa_init)
+        adapter = None if lora is None else Adapter(Path(lora), lora_alpha, init)
+        path = resolve(name_or_path, format=format, adapter=adapter, on_progress=on_progress, cancel=cancel)
+        return cls(path, threads=threads, isa=isa)
 
     # ------------------------------------------------------------------------------------- about it
 
