@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from rwkv_cpu import engine, memory
 from rwkv_cpu._version import __version__
 from rwkv_cpu.checkpoint import kind_of, open_checkpoint
+from rwkv_cpu.checkpoint.base import files_of
 from rwkv_cpu.checkpoint.recognise import KINDS
-from rwkv_cpu.errors import RwkvError, UnsupportedModelError
+from rwkv_cpu.errors import RwkvError
 from rwkv_cpu.modelfile import ModelFile, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rwkv_cpu.checkpoint import Checkpoint, TensorMeta
     from rwkv_cpu.config import ModelConfig
 
 __all__ = ["describe_file", "describe_machine", "verify_file"]
@@ -57,8 +59,8 @@ def describe_file(path: str | Path, *, tensors: bool = False) -> dict[str, Any]:
     """Architecture, sizes, formats and origin of a .rwkv file or a checkpoint; reads no weights.
 
     Args:
-        path: the file.
-        tensors: list every tensor too.
+        path: the file, or a checkpoint's directory.
+        tensors: list every tensor too; a checkpoint's by the names that the engine knows them by.
 
     Raises: ModelNotFoundError, FormatError, UnsupportedModelError, ShapeError.
     """
@@ -66,9 +68,7 @@ def describe_file(path: str | Path, *, tensors: bool = False) -> dict[str, Any]:
     kind = kind_of(path)
     if kind == "rwkv":
         return _describe_rwkv(path, tensors)
-    if kind.startswith("pth"):
-        return _describe_checkpoint(path, KINDS[kind][0], tensors)
-    raise UnsupportedModelError(f"{path}: this is {KINDS[kind][0]}", hint=KINDS[kind][1])
+    return _describe_checkpoint(path, KINDS[kind][0], tensors)
 
 
 def verify_file(path: str | Path, on_progress: Callable[[int, int], None] | None = None) -> int:
@@ -135,20 +135,44 @@ def _describe_checkpoint(path: Path, what: str, tensors: bool) -> dict[str, Any]
         config = recognise(checkpoint)
         parameters = sum(info.rows * info.cols for info in engine.plan(config))
         metas = list(checkpoint.tensors.values())
+        files = files_of(checkpoint)
+        tokenizer = _tokenizer_of(checkpoint)
     found: dict[str, Any] = {
         "path": str(path),
         "kind": "checkpoint",
         "container": what,
-        "size_bytes": path.stat().st_size,
+        "files": len(files),
+        "size_bytes": sum(file.stat().st_size for file in files),
         **_describe_config(config.public()),
         "parameters": parameters,
-        "formats": dict(Counter(meta.dtype for meta in metas)),
+        "formats": dict(Counter(_stored_as(meta) for meta in metas)),
+        "tokenizer": tokenizer,
     }
     if tensors:
         found["tensors"] = [
-            {"name": m.name, "format": m.dtype, "shape": list(m.shape), "size_bytes": m.size_bytes} for m in metas
+            {
+                "name": meta.name,
+                "format": _stored_as(meta),
+                "shape": list(meta.shape),
+                "size_bytes": None if meta.stored else meta.size_bytes,
+            }
+            for meta in metas
         ]
     return found
+
+
+def _stored_as(meta: TensorMeta) -> str:
+    """The type in the file, which for blocks and float8 is not the one that the reader gives."""
+    return (meta.stored or meta.dtype).lower()
+
+
+def _tokenizer_of(checkpoint: Checkpoint) -> str:
+    """The kind of tokenizer that the checkpoint brings: "none", or why it cannot be used."""
+    try:
+        found = checkpoint.tokenizer
+    except RwkvError as error:
+        return f"not usable: {str(error).removeprefix(f'{checkpoint.path}: ')}"
+    return "none" if found is None else found[0]
 
 
 def _describe_config(config: ModelConfig) -> dict[str, Any]:

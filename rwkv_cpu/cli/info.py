@@ -17,7 +17,7 @@ from rwkv_cpu.cli._options import json_option
 @click.option("--verify", is_flag=True, help="Read a whole .rwkv file and compare its checksums.")
 @json_option
 def command(file: str | None, tensors: bool, verify: bool, as_json: bool) -> None:
-    """Describe FILE (a .rwkv file, a checkpoint, or "demo"), or without FILE this machine.
+    """Describe FILE (a .rwkv file, a checkpoint of any format, or "demo"), or without FILE this machine.
 
     Reads no weights, except with --verify.
     """
@@ -65,13 +65,15 @@ def _file_text(found: dict[str, Any]) -> str:
     from rwkv_cpu.memory import human_bytes
 
     ranks = ", ".join(f"{name} {rank}" for name, rank in found["ranks"].items())
+    heads = f"{found['n_head']} of {found['head_size']}" + (f"; ranks {ranks}" if ranks else "")
+    files = f" in {found['files']} files" if found.get("files", 1) > 1 else ""
     rows = [
         ("file", found["path"]),
         ("kind", found.get("container", "a .rwkv file")),
-        ("size", human_bytes(found["size_bytes"])),
+        ("size", human_bytes(found["size_bytes"]) + files),
         ("architecture", f"{found['architecture']}, {found['parameters'] / 1e6:.1f} M weights"),
         ("layers", f"{found['n_layer']}, width {found['n_embd']}, channel mix {found['n_ffn']}"),
-        ("heads", f"{found['n_head']} of {found['head_size']}; ranks {ranks}"),
+        *([("heads", heads)] if found["n_head"] else []),
         ("vocabulary", f"{found['n_vocab']} tokens"),
         ("formats", ", ".join(f"{count} tensors {name}" for name, count in found["formats"].items())),
     ]
@@ -83,6 +85,8 @@ def _file_text(found: dict[str, Any]) -> str:
             ("tokenizer", found["tokenizer"]),
             *((key.removeprefix("rwkv_cpu."), _printable(value)) for key, value in _origin(found["metadata"])),
         ]
+    else:
+        rows.append(("tokenizer", "none inside" if found["tokenizer"] == "none" else found["tokenizer"]))
     if "verified_tensors" in found:
         rows.append(("verified", f"all {found['verified_tensors']} tensors are as they were written"))
     return _aligned(rows) + "".join("\n" + _tensor_line(tensor) for tensor in found.get("tensors", ()))
@@ -95,7 +99,8 @@ def _origin(metadata: dict[str, str]) -> list[tuple[str, str]]:
 
 def _tensor_line(tensor: dict[str, Any]) -> str:
     shape = tensor.get("shape") or [tensor["rows"], tensor["cols"]]
-    return f"{tensor['size_bytes']:>12,}  {tensor['format']:5}  {shape!s:16}  {_printable(tensor['name'])}"
+    size = f"{tensor['size_bytes']:,}" if tensor["size_bytes"] is not None else "-"
+    return f"{size:>12}  {tensor['format']:5}  {shape!s:16}  {_printable(tensor['name'])}"
 
 
 def _printable(text: str) -> str:

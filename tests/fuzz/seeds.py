@@ -113,15 +113,15 @@ def _gguf_value(value: Any) -> bytes:
     return struct.pack("<IIQ", _GGUF_ARRAY, _GGUF_I32, len(value)) + struct.pack(f"<{len(value)}i", *value)
 
 
-def gguf_file(about: dict[str, Any], tensors: dict[str, tuple[int, tuple[int, ...], bytes]]) -> bytes:
-    """*tensors*: name → (type, shape as numpy has it, bytes)."""
+def gguf_header(about: dict[str, Any], tensors: dict[str, tuple[int, tuple[int, ...], int]]) -> tuple[bytes, int]:
+    """*tensors*: name → (type, shape as numpy has it, bytes). Returns what stands before the data, and their size."""
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(about))
     out += b"".join(_text(key) + _gguf_value(value) for key, value in about.items())
-    body = b""
-    for name, (kind, shape, raw) in tensors.items():
-        out += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, len(body))
-        body += raw + b"\0" * (-len(raw) % 32)
-    return out + b"\0" * (-len(out) % 32) + body
+    offset = 0
+    for name, (kind, shape, size_bytes) in tensors.items():
+        out += _text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, offset)
+        offset += size_bytes + -size_bytes % 32
+    return out + b"\0" * (-len(out) % 32), offset
 
 
 def q8_0(array: np.ndarray[Any, Any]) -> bytes:
@@ -141,63 +141,87 @@ _GGUF_NAMES = {
 }  # fmt: skip
 
 
-def gguf() -> list[bytes]:
-    tensors: dict[str, tuple[int, tuple[int, ...], bytes]] = {}
-    for name, array in tiny().items():
-        target = name
-        for old, new in _GGUF_NAMES.items():
-            target = target.replace(old, new)
-        target += "" if target.endswith((".weight", ".bias")) else ".weight"
-        if name.endswith(("1", "2")) and ".att." in name:
-            array = array.T
-        if "att.x_" in name:
-            if not name.endswith("x_r"):
-                continue
-            target = target.replace("x_r", "lerp_fused")
-            array = np.stack([tiny()[name[:-1] + letter].reshape(1, 1, -1) for letter in "rwkvag"])
-        elif not name.endswith(".weight") or array.ndim == 1:
-            array = array.reshape(-1) if 1 in array.shape or "r_k" in name else array
-        if name.endswith(".weight") and array.ndim == 2:
-            tensors[target] = (_Q8_0, array.shape, q8_0(array))
-        else:
-            tensors[target] = (_F32, array.shape, np.ascontiguousarray(array).tobytes())
-    about = {
+def in_gguf(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape that an RWKV-7 tensor has in a GGUF file; None: it is part of the one for x_r."""
+    target = name
+    for old, new in _GGUF_NAMES.items():
+        target = target.replace(old, new)
+    target += "" if target.endswith((".weight", ".bias")) else ".weight"
+    if "att.x_" in name:
+        return (target.replace("x_r", "lerp_fused"), (6, 1, 1, shape[-1])) if name.endswith("x_r") else None
+    if is_turned(name):
+        return target, shape[::-1]
+    return target, shape if name.endswith(".weight") else (int(np.prod(shape)),)
+
+
+def is_turned(name: str) -> bool:
+    """Whether ggml's formats store the matrix transposed."""
+    return ".att." in name and name.endswith(("1", "2"))
+
+
+def values_in_ggml(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """A tiny model's tensor as ggml's formats hold it, in the given shape."""
+    if name.endswith("att.x_r"):
+        return np.stack([tiny()[name[:-1] + letter].ravel() for letter in "rwkvag"]).reshape(shape)
+    return (tiny()[name].T if is_turned(name) else tiny()[name]).reshape(shape)
+
+
+def gguf_about(n_layer: int, n_embd: int, n_ffn: int, head_size: int, n_vocab: int) -> dict[str, Any]:
+    """The keys of an RWKV-7 file with a World-like vocabulary."""
+    tokens = ["<s>", *(f"\\x{i:02x}" for i in range(256)), "ab", "\\n\\n"]
+    rest = n_vocab - len(tokens)
+    return {
         "general.architecture": "rwkv7",
-        "rwkv7.block_count": 2,
-        "rwkv7.embedding_length": 32,
-        "rwkv7.feed_forward_length": 64,
-        "rwkv7.wkv.head_size": 16,
+        "rwkv7.block_count": n_layer,
+        "rwkv7.embedding_length": n_embd,
+        "rwkv7.feed_forward_length": n_ffn,
+        "rwkv7.wkv.head_size": head_size,
         "rwkv7.attention.layer_norm_epsilon": 1e-5,
         "rwkv7.attention.head_count": 0,
         "rwkv7.token_shift_count": 2,
         "tokenizer.ggml.model": "rwkv",
-        "tokenizer.ggml.tokens": [
-            "<s>",
-            *(f"\\x{i:02x}" for i in range(256)),
-            "ab",
-            "\\n\\n",
-            *(f"[PAD{i}]" for i in range(259, 320)),
-        ],
-        "tokenizer.ggml.token_type": [3, *[1] * 258, *[5] * 61],
+        "tokenizer.ggml.tokens": [*tokens, *(f"[PAD{i}]" for i in range(len(tokens), n_vocab))],
+        "tokenizer.ggml.token_type": [3, *[1] * (len(tokens) - 1), *[5] * rest],
         "tokenizer.chat_template": "rwkv-world",
     }
-    return [gguf_file(about, tensors), *goldens("bad/control-good.gguf", "models/*q?_0.gguf")]
+
+
+def gguf() -> list[bytes]:
+    infos: dict[str, tuple[int, tuple[int, ...], int]] = {}
+    body = b""
+    for name, array in tiny().items():
+        found = in_gguf(name, array.shape)
+        if found is not None:
+            values = np.ascontiguousarray(values_in_ggml(name, found[1]))
+            is_q8 = name.endswith(".weight") and values.ndim == 2
+            raw = q8_0(values) if is_q8 else values.tobytes()
+            infos[found[0]] = (_Q8_0 if is_q8 else _F32, found[1], len(raw))
+            body += raw + b"\0" * (-len(raw) % 32)
+    header, size = gguf_header(gguf_about(2, 32, 64, 16, 320), infos)
+    assert size == len(body)
+    return [header + body, *goldens("bad/control-good.gguf", "models/*q?_0.gguf")]
+
+
+def in_ggmf(name: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape that an RWKV-7 tensor has in a ggmf file; None: it is part of the one for x_r."""
+    if "att.x_" in name:
+        return (name.replace("x_r", "x_rwkvag"), (6, 1, shape[-1])) if name.endswith("x_r") else None
+    return name, shape[::-1] if is_turned(name) else shape
+
+
+def ggmf_record(name: str, shape: tuple[int, ...], kind: int) -> bytes:
+    """What stands before a tensor's data."""
+    return struct.pack(f"<3i{len(shape)}i", len(shape), len(name), kind, *reversed(shape)) + name.encode()
 
 
 def ggmf() -> list[bytes]:
     out = struct.pack("<6i", 0x67676D66, 101, 320, 32, 2, _F16)
     for name, array in tiny().items():
-        if "att.x_" in name:
-            if not name.endswith("x_r"):
-                continue
-            array = np.stack([tiny()[name[:-1] + letter].reshape(1, -1) for letter in "rwkvag"])
-            name = name.replace("x_r", "x_rwkvag")
-        if name.endswith(("1", "2")) and ".att." in name:
-            array = array.T
-        kind = _F16 if array.ndim == 2 and name.endswith(".weight") else _F32
-        key = name.encode()
-        out += struct.pack(f"<3i{array.ndim}i", array.ndim, len(key), kind, *reversed(array.shape)) + key
-        out += np.ascontiguousarray(array, "<f2" if kind == _F16 else "<f4").tobytes()
+        found = in_ggmf(name, array.shape)
+        if found is not None:
+            kind = _F16 if array.ndim == 2 and name.endswith(".weight") else _F32
+            values = values_in_ggml(name, found[1])
+            out += ggmf_record(*found, kind) + values.astype("<f2" if kind == _F16 else "<f4").tobytes()
     return [out, *goldens("rwkv.cpp/tiny-rwkv-[45]*Q5_1.bin")]
 
 
