@@ -26,7 +26,7 @@ __all__ = ["F32", "Q4_0", "Q8_0", "TYPES", "GgmlType", "can_decode", "dequantise
 _SLICE_VALUES = 1 << 18
 
 # The 16 values of a 4-bit "non-linear" integer, ggml's kvalues_iq4nl.
-_NON_LINEAR = np.array(
+_NON_LINEAR: NDArray[np.float32] = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )  # fmt: skip
 _TWO_BIT_SHIFTS = np.array([0, 2, 4, 6], np.uint8)
@@ -132,7 +132,7 @@ def scale_blocks(kind: GgmlType, blocks: NDArray[np.uint8], power: int) -> NDArr
 
     Raises: FormatError: a scale would leave float16's range.
     """
-    scaled = blocks.copy()
+    scaled: NDArray[np.uint8] = blocks.copy()
     scales = scaled.reshape(-1, kind.size_bytes)[:, :2]
     with np.errstate(all="ignore"):
         wanted = _halves(scales).astype(np.float64) * 2.0**power
@@ -164,16 +164,19 @@ def _nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([packed & 15, packed >> 4], axis=-1)
 
 
+def _non_linear(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """[..., m] bytes → [..., 2 m] values of the code book, in the order of _nibbles()."""
+    return _NON_LINEAR[_nibbles(packed)].astype(np.float32, copy=False)
+
+
 def _two_bits(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[..., 32] bytes → [..., 4, 32] two-bit integers, lowest plane first."""
-    planes: NDArray[np.uint8] = packed[..., None, :] >> _TWO_BIT_SHIFTS[:, None] & 3
-    return planes
+    return (packed[..., None, :] >> _TWO_BIT_SHIFTS[:, None] & 3).astype(np.uint8, copy=False)
 
 
 def _bit_planes(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[n, 32] bytes → [n, 8, 32]: bit j of every byte in row j."""
-    planes: NDArray[np.uint8] = packed[:, None, :] >> _BIT_SHIFTS[:, None] & 1
-    return planes
+    return (packed[:, None, :] >> _BIT_SHIFTS[:, None] & 1).astype(np.uint8, copy=False)
 
 
 # ------------------------------------------------------------------------------- blocks of 32 values
@@ -205,7 +208,7 @@ def _q8_0(b: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _iq4_nl(b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return _halves(b[:, :2]) * _NON_LINEAR[_nibbles(b[:, 2:])]
+    return _halves(b[:, :2]) * _non_linear(b[:, 2:])
 
 
 # ------------------------------------------------------------------------------ blocks of 256 values
@@ -236,7 +239,7 @@ def _six_bit_pairs(s: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[n
     return scales.astype(np.float32), minima.astype(np.float32)
 
 
-def _scaled_pairs(b: NDArray[np.uint8], q: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _scaled_pairs(b: NDArray[np.uint8], q: NDArray[Any]) -> NDArray[np.float32]:
     """d · scale · q − dmin · minimum for 8 groups of 32: *q* [n, 8, 32]; b begins with d, dmin and the 12 bytes."""
     scales, minima = _six_bit_pairs(b[:, 4:16])
     scales *= _halves(b[:, :2])
@@ -265,8 +268,8 @@ def _iq4_xs(b: NDArray[np.uint8]) -> NDArray[np.float32]:
     """d, 8 x 2 upper bits of the scales, 8 x 4 lower bits, 8 x 16 bytes of nibbles. Groups of 32."""
     lower = np.stack([b[:, 4:8] & 15, b[:, 4:8] >> 4], axis=2).reshape(-1, 8)
     upper = (b[:, 2:4, None] >> _TWO_BIT_SHIFTS & 3).reshape(-1, 8)
-    scale = _halves(b[:, :2]) * ((lower | upper << 4).astype(np.float32) - 32)
-    return scale[:, :, None] * _NON_LINEAR[_nibbles(b[:, 8:].reshape(-1, 8, 16))]
+    scale: NDArray[np.float32] = _halves(b[:, :2]) * ((lower | upper << 4).astype(np.float32) - 32)
+    return scale[:, :, None] * _non_linear(b[:, 8:].reshape(-1, 8, 16))
 
 
 _DECODERS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {

@@ -131,7 +131,8 @@ class GgmlFile:
         if not source.transposed:
             return flat.reshape(source.shape)
         swapped = (*source.shape[:-2], source.shape[-1], source.shape[-2])
-        return flat.reshape(swapped).swapaxes(-1, -2)
+        turned: NDArray[Any] = flat.reshape(swapped).swapaxes(-1, -2)
+        return turned
 
     def close(self) -> None:
         """Arrays that were read stay valid; the mapping goes with the last of them."""

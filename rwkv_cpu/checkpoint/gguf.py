@@ -316,8 +316,8 @@ class GgufCheckpoint(GgmlFile):
             elif row.change == "transposed":
                 if len(tensor.shape) < 2:
                     raise self._bad(f"tensor {shown(gguf_name)} of shape {list(tensor.shape)} is no matrix")
-                shape = (*tensor.shape[:-2], tensor.shape[-1], tensor.shape[-2])
-                add(name, self._shaped(tensor, shape, transposed=True))
+                turned = (*tensor.shape[:-2], tensor.shape[-1], tensor.shape[-2])
+                add(name, self._shaped(tensor, turned, transposed=True))
             else:
                 power = layer // every if every and row.name in ("att.output.weight", "ffn.value.weight") else 0
                 if power > _MAX_RESCALES:
