@@ -70,8 +70,8 @@ TYPED := build/typed/rwkv_cpu
 types: $(VENV)/.developer
 	@rm -rf build/typed && mkdir -p $(TYPED)
 	@ln -s $(CURDIR)/rwkv_cpu/* $(TYPED)/ && ln -s $(CURDIR)/quantize $(TYPED)/quantize
-	cd build/typed && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy -p rwkv_cpu
-	cd build/typed && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy $(CURDIR)/benchmarks
+	@ln -s $(CURDIR)/benchmarks build/typed/benchmarks
+	cd build/typed && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/build/mypy -p rwkv_cpu -p benchmarks
 
 C_FILES = $(shell find src examples tests -name '*.c' -o -name '*.h')
 lint: types

@@ -31,6 +31,7 @@ class Worker:
     """A program under test in a process of its own."""
 
     def __init__(self, python: str, script: str, *arguments: object) -> None:
+        self.script = script
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
         self.process = subprocess.Popen(
             [python, str(HERE / script), *map(str, arguments)],
@@ -45,7 +46,7 @@ class Worker:
         assert self.process.stdout is not None  # noqa: S101 (asked for above)
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.process.args}: ended with {self.process.wait()}")
+            raise SystemExit(f"{self.script}: ended with {self.process.wait()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -108,7 +109,7 @@ def measure(options: argparse.Namespace, ours: Path, peer: Path) -> dict[str, An
             answer = workers[name].run(prompt=prompt, decode=decode, limits=name == "ours" and round_ > 0)
             if round_ == 0:
                 continue
-            found = {
+            found: dict[str, float] = {
                 f"{name}_prefill": options.prompt / answer["prefill_seconds"],
                 f"{name}_decode": options.tokens / answer["decode_seconds"],
                 **{key: answer[key] for key in ("read_gbs", "int8_tops") if key in answer},

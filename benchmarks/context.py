@@ -46,8 +46,8 @@ def main() -> int:
         states, memory = {}, {}
         for length in options.lengths:
             state = model.new_state()
-            for first in range(0, length, PIECE):
-                piece = range(first, min(first + PIECE, length))
+            for begin in range(0, length, PIECE):
+                piece = range(begin, min(begin + PIECE, length))
                 model.advance([(i * 31 + 7) % model.n_vocab for i in piece], state, logits="none")
             states[length] = state
             memory[length] = private_bytes() - before

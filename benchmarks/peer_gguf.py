@@ -13,6 +13,7 @@ import argparse
 import ast
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +74,13 @@ class Entry:
     values: Callable[[], np.ndarray[Any, Any]]  # float32, of that shape
 
     def stored(self) -> np.ndarray[Any, Any]:
-        return gguf.quants.quantize(np.ascontiguousarray(self.values()), self.kind)
+        packed: np.ndarray[Any, Any] = gguf.quants.quantize(np.ascontiguousarray(self.values()), self.kind)
+        return packed
 
     @property
     def n_bytes(self) -> int:
         per_block, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
-        return int(np.prod(self.shape, dtype=np.int64)) // per_block * block_bytes
+        return int(np.prod(self.shape, dtype=np.int64) // per_block * block_bytes)
 
 
 def as_f32(raw: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
@@ -94,6 +96,12 @@ def entries(checkpoint: Any, matrix: gguf.GGMLQuantizationType) -> Iterator[Entr
 
     def read(name: str) -> np.ndarray[Any, Any]:
         return as_f32(checkpoint.read(name), metas[name].dtype)
+
+    def transposed(name: str) -> np.ndarray[Any, Any]:
+        return np.transpose(read(name))
+
+    def stacked(names: list[str]) -> np.ndarray[Any, Any]:
+        return np.stack([read(name).reshape(1, 1, -1) for name in names])
 
     def entry(target: str, name: str, kind: gguf.GGMLQuantizationType) -> Entry:
         shape = tuple(size for size in metas[name].shape if size != 1)
@@ -119,14 +127,14 @@ def entries(checkpoint: Any, matrix: gguf.GGMLQuantizationType) -> Iterator[Entr
         for name, target in LOW_RANK.items():
             stored = own(name)
             rows, cols = metas[stored].shape
-            yield Entry(blk + target, (cols, rows), Q.F16, lambda stored=stored: read(stored).T)
+            yield Entry(blk + target, (cols, rows), Q.F16, partial(transposed, stored))
         mixes = [f"{source}att.x_{letter}" for letter in "rwkvag"]
         width = metas[mixes[0]].elements
         yield Entry(
             f"{blk}time_mix_lerp_fused.weight",
             (len(mixes), 1, 1, width),
             Q.F32,
-            lambda mixes=mixes, width=width: np.stack([read(name).reshape(1, 1, width) for name in mixes]),
+            partial(stacked, mixes),
         )
 
 

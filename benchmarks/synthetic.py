@@ -51,7 +51,8 @@ class Shape:
         return self.n_embd // self.head_size
 
     def rank(self, factor: float, power: float) -> int:
-        return max(32, round(factor * self.n_embd**power / 32) * 32)
+        size: float = factor * self.n_embd**power
+        return max(32, round(size / 32) * 32)
 
     @property
     def ranks(self) -> dict[str, int]:
