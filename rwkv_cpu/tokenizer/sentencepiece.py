@@ -189,6 +189,6 @@ def _load(model: bytes) -> Any:
         if not model:
             raise RuntimeError("it is empty")
         processor.LoadFromSerializedProto(model)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # the latter: its message quotes a piece that is not UTF-8
         raise FormatError(f"the tokenizer is no sentencepiece model: {error}") from None
     return processor
