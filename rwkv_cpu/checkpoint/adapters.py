@@ -138,7 +138,7 @@ class AdaptedCheckpoint:
         if pair is None:
             return self._base.read(name)
         meta = self._base.tensors[name]
-        merged = np.array(as_f32(self._base.read(name), meta.dtype).reshape(meta.shape), order="C")
+        merged = as_f32(self._base.read(name), meta.dtype).reshape(meta.shape)
         rank = self._shape_a(self._adapter, pair)[0]
         scale = 1.0 if self.alpha is None else self.alpha / rank
         self._add_product(merged, self._adapter, pair, scale)
@@ -238,9 +238,11 @@ class AdaptedCheckpoint:
 
 
 def as_f32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """What a reader gave, widened to f32. Args: dtype: of its TensorMeta; blocks of q8_0 and q4_0 too."""
+    """What a reader gave, widened to f32: a new array. Args: dtype: of its TensorMeta; blocks of q8_0 and q4_0 too."""
     if dtype == "bf16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        bits = array.astype(np.uint32, order="C")
+        bits <<= 16
+        return bits.view(np.float32)
     if dtype in BLOCK_BYTES:
         from rwkv_cpu.checkpoint.ggml_blocks import Q4_0, Q8_0, dequantise
 
@@ -248,7 +250,7 @@ def as_f32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
         blocks = np.ascontiguousarray(array, np.uint8).reshape(-1)
         return dequantise(kind, blocks, blocks.size // kind.size_bytes * kind.values)
     with np.errstate(over="ignore"):  # what becomes Inf is refused by name when it is packed
-        return array.astype(np.float32)
+        return array.astype(np.float32, order="C")
 
 
 def _plain_names(file: Checkpoint) -> dict[str, str]:

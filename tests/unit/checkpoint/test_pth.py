@@ -229,8 +229,8 @@ def test_files_that_are_no_model_are_named_for_what_they_are(tmp_path: Path, con
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"GGUF\x03\0\0\0", "GGUF"),
-        (b"fmgg\x65\0\0\0", "ggmf"),
+        (b"lmgg\x65\0\0\0", "llama.cpp"),
+        (b"tjgg\x65\0\0\0", "llama.cpp"),
         (b"\x20\0\0\0\0\0\0\0" + b'{"rwkv_cpu.table":{"dtype":"U8"}'.ljust(40), "rwkv"),
     ],
 )
