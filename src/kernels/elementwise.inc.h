@@ -79,7 +79,7 @@ static void KERNEL(multiply)(float *x, const float *a, const float *b, uint32_t 
         vf_store(x + i, vf_mul(vf_load(x + i), vf_add(vf_load(a + i), vf_load(b + i))));
 }
 
-VEC vf KERNEL(epilogue)(rwkvc_epilogue epilogue, vf y, vf out) {
+VEC vf KERNEL(epilogue)(const rwkvc_epilogue epilogue, vf y, vf out) {
     switch (epilogue) {
     case RWKVC_ADD: return vf_add(out, y);
     case RWKVC_TANH: return KERNEL(tanh)(y);
@@ -89,12 +89,27 @@ VEC vf KERNEL(epilogue)(rwkvc_epilogue epilogue, vf y, vf out) {
     }
 }
 
-static void KERNEL(finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes,
-                           float *out, uint64_t ld) {
-    for (uint32_t t = 0; t < n; t++, sums += ld_sums, out += ld) {
-        if (lanes == 16)
+VEC void KERNEL(finish_with)(const rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n,
+                             uint32_t lanes, float *out, uint64_t ld) {
+    if (lanes == 16) {
+        for (uint32_t t = 0; t < n; t++, sums += ld_sums, out += ld)
             vf_store(out, KERNEL(epilogue)(epilogue, vf_load(sums), vf_load(out)));
-        else
+    } else {
+        for (uint32_t t = 0; t < n; t++, sums += ld_sums, out += ld)
             vf_store_n(out, KERNEL(epilogue)(epilogue, vf_load(sums), vf_load_n(out, lanes)), lanes);
     }
+}
+
+static void KERNEL(finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes,
+                           float *out, uint64_t ld) {
+#define WITH(epilogue_)                                                                                                \
+    case epilogue_: KERNEL(finish_with)(epilogue_, sums, ld_sums, n, lanes, out, ld); break;
+    switch (epilogue) {
+        WITH(RWKVC_STORE)
+        WITH(RWKVC_ADD)
+        WITH(RWKVC_TANH)
+        WITH(RWKVC_SIGMOID)
+        WITH(RWKVC_RELU2)
+    }
+#undef WITH
 }
