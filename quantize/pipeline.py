@@ -97,6 +97,8 @@ def quantize(
         raise ArgumentError(f"threads is {threads}: at least 1 is needed")
     with _open(source, lora, lora_alpha, pissa_init) as checkpoint:
         config = recognise(checkpoint)
+        if any(name.endswith(".att.time_state") for name in checkpoint.tensors):
+            _log.warning("%s: its tuned starting state is not kept: give it to chat and generate as --state", source)
         gn_eps = getattr(checkpoint, "gn_eps", None) if gn_eps is None else gn_eps
         if gn_eps is not None:
             engine.set_group_norm_epsilon(config, gn_eps)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.checkpoint.base import Checkpoint, open_container
-from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, kind_of, shown
+from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, INDEXES, kind_of, shown
 from rwkv_cpu.errors import FormatError, ModelNotFoundError, RwkvError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelDirectory", "model_files", "open_directory"]
 
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.(safetensors|bin)")
 _WEIGHTS = (".safetensors", ".st", ".pth", ".gguf")
 _LN_EPS = 1e-5
 _GN_EPS = 64e-5
+_SQUARED_RELU = ("sqrelu", "relu2", "squared_relu", "relu_squared")
 _MAX_JSON_BYTES = 16 << 20
 _MAX_NAME_BYTES = 255  # of a file, on every system
 _MAX_PARTS = 1000
@@ -64,7 +64,7 @@ def model_files(path: Path) -> list[Path]:
         return [path]
     folder = weights.parent
     found = [weights]
-    if weights.name in _INDEXES:
+    if weights.name in INDEXES:
         found += [folder / name for name in sorted(set(_weight_map(weights).values()))]
     return found + [file for file in sorted(folder.iterdir()) if _beside(file)]
 
@@ -77,15 +77,13 @@ class ModelDirectory:
         config: config.json, {} if there is none.
     """
 
-    chat_template = None
-
     def __init__(self, path: Path, weights: Path) -> None:
         """Args: path: what the user named. weights: the file of weights, or their index. Raises: FormatError..."""
         self.path = path
         self._folder = weights.parent
         self._parts: dict[str, Checkpoint] = {}
         try:
-            if weights.name in _INDEXES:
+            if weights.name in INDEXES:
                 places = _weight_map(weights)
                 for part in sorted(set(places.values())):
                     self._parts[part] = open_container(self._folder / part)
@@ -98,7 +96,7 @@ class ModelDirectory:
             self.tensors: Mapping[str, TensorMeta] = MappingProxyType(
                 {name: self._parts[part].tensors[name] for name, part in places.items()}
             )
-            self.kind = next(iter(self._parts.values())).kind if self._parts else "safetensors"
+            self.kind = next(iter(self._parts.values())).kind
             self.config = _config(self._folder)
             self._check_config()
         except BaseException:
@@ -107,8 +105,14 @@ class ModelDirectory:
 
     @property
     def tokenizer(self) -> tuple[str, bytes] | None:
-        """The tokenizer that lies in the directory: ("world", "sentencepiece" or "huggingface", its bytes)."""
-        return _tokenizer_in(self._folder)
+        """The container's own, or the one in the directory: ("world", "sentencepiece" or "huggingface", its bytes)."""
+        own = next(iter(self._parts.values())).tokenizer
+        return own if own is not None else _tokenizer_in(self._folder)
+
+    @property
+    def chat_template(self) -> bytes | None:
+        """The container's own."""
+        return next(iter(self._parts.values())).chat_template
 
     @property
     def gn_eps(self) -> float | None:
@@ -146,6 +150,12 @@ class ModelDirectory:
                     f"{self._folder / 'config.json'}: {key} is {epsilon:g}, where RWKV models have {_LN_EPS:g}"
                 )
 
+        activation = self.config.get("hidden_act")
+        if isinstance(activation, str) and activation not in _SQUARED_RELU:
+            raise UnsupportedModelError(
+                f"{self._folder / 'config.json'}: hidden_act is {shown(activation)}, where RWKV models have sqrelu"
+            )
+
     def _check_places(self, places: Mapping[str, str]) -> None:
         for name, part in places.items():
             if name not in self._parts[part].tensors:
@@ -158,12 +168,12 @@ def _weights_of(path: Path) -> Path | None:
     """The file of weights (or the index) in the directory that *path* is or stands for."""
     if path.is_dir():
         return _weights_in(path)
-    if path.name in _INDEXES:
+    if path.name in INDEXES:
         return path
     part = _PART.fullmatch(path.name)
     if part is not None and path.is_file():
         index = path.with_name(f"{part[1]}.{part[2]}.index.json")
-        if index.name in _INDEXES and index.is_file():
+        if index.name in INDEXES and index.is_file():
             return index
     if path.name in _SINGLE and path.is_file() and path.with_name("config.json").is_file():
         return path
@@ -171,7 +181,7 @@ def _weights_of(path: Path) -> Path | None:
 
 
 def _weights_in(folder: Path) -> Path:
-    for name in (_INDEXES[0], _SINGLE[0], _INDEXES[1], _SINGLE[1]):
+    for name in (INDEXES[0], _SINGLE[0], INDEXES[1], _SINGLE[1]):
         if (folder / name).is_file():
             return folder / name
     try:

@@ -290,6 +290,8 @@ class _Renamed:
 
     def __getattr__(self, name: str) -> Any:
         """What a container may offer besides: its files, its settings."""
+        if name == "_inner":
+            raise AttributeError(name)
         return getattr(self._inner, name)
 
     @property

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 DOWNLOAD_AGAIN = "The download seems incomplete or damaged: download the file again and compare its size."
 _HEAD_BYTES = 4096
-_INDEX_SUFFIX = ".index.json"
+# What stands beside the parts of a model that comes in several files.
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 # kind -> (what it is, what to do about it where a checkpoint is wanted)
 KINDS: dict[str, tuple[str, str]] = {
@@ -44,7 +45,7 @@ def kind_of(path: Path) -> str:
 
     Raises: ModelNotFoundError; FormatError for everything that is no model file, saying what it seems to be.
     """
-    if path.is_dir() or path.name.endswith(_INDEX_SUFFIX):
+    if path.is_dir() or path.name in INDEXES:
         from rwkv_cpu.checkpoint.directory import model_files
 
         model_files(path)

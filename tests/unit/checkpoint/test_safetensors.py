@@ -351,3 +351,29 @@ def test_metadata_and_unused_bytes_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "m.st"
     path.write_bytes(safetensors_bytes({n: bf16(a) for n, a in tensors.items()}, metadata={"format": "pt"}) + bytes(9))
     assert_same(contents(path), {n: bf16(a) for n, a in tensors.items()})
+
+
+def test_a_tied_head_may_be_left_away(tmp_path: Path) -> None:
+    tensors = rwkv7_tensors()
+    tied = tensors | {"head.weight": tensors["emb.weight"]}
+    found = []
+    for name, given in (("full", tied), ("tied", {n: a for n, a in tied.items() if n != "head.weight"})):
+        source = write_safetensors(tmp_path / f"{name}.safetensors", as_fla(given))
+        quantize(source, tmp_path / f"{name}.rwkv", format="f32", tokenizer="none")
+        with Model(tmp_path / f"{name}.rwkv") as model:
+            found.append(model.forward([3, 1])[0])
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_another_activation_is_refused(tmp_path: Path) -> None:
+    folder = write_directory(tmp_path / "m", as_fla(rwkv7_tensors()), hidden_act="swish")
+    with pytest.raises(UnsupportedModelError, match="swish"):
+        open_checkpoint(folder)
+
+
+def test_a_state_inside_a_model_is_not_dropped_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = rwkv7_tensors()
+    tensors |= {f"blocks.{i}.att.time_state": np.zeros((4, 16, 16), "f4") for i in range(2)}
+    source = write_safetensors(tmp_path / "m.safetensors", tensors)
+    quantize(source, tmp_path / "m.rwkv", format="f32", tokenizer="none")
+    assert "--state" in caplog.text
