@@ -232,10 +232,11 @@ class GgufCheckpoint(GgmlFile):
                 hint=f"Architectures that are read: {', '.join(ARCHITECTURES)}.",
             )
         epsilon = self._values.get(f"{name}.attention.layer_norm_epsilon", _LAYER_NORM_EPSILON)
-        if not isinstance(epsilon, float) or abs(epsilon / _LAYER_NORM_EPSILON - 1) > 1e-3:
+        if not isinstance(epsilon, float):
+            raise self._bad("its epsilon of the layer norms is no floating point number")
+        if not abs(epsilon / _LAYER_NORM_EPSILON - 1) < 1e-3:
             raise UnsupportedModelError(
-                f"{self._where}: its layer norms add {shown(repr(epsilon))} to the variance, "
-                f"RWKV's {_LAYER_NORM_EPSILON}",
+                f"{self._where}: its layer norms add {epsilon:g} to the variance, RWKV's {_LAYER_NORM_EPSILON}",
                 hint=_OTHER_FILE,
             )
         return ARCHITECTURES[name]
