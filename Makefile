@@ -29,7 +29,7 @@ help:
 	@echo "make lint      ruff, mypy, clang-format, codespell; format: apply them"
 	@echo "make asan      engine and hostile-file tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan      the thread pool under ThreadSanitizer"
-	@echo "make fuzz      libFuzzer on rwkvc_model_open, FUZZ_SECONDS=60"
+	@echo "make fuzz      damaged files for every reader, FUZZ_SECONDS=60 for each"
 	@echo "make bench     speed and memory of the bundled model, or BENCH_MODEL=FILE"
 	@echo "make wheel     sdist and wheel into dist/"
 	@echo "make clean     remove what these made, .venv included"
@@ -105,14 +105,22 @@ tsan:
 	gcc $(C_FLAGS) -O1 -g1 -fsanitize=thread tests/c/pool_tsan.c $(C_SOURCES) -o build/tsan/pool_tsan -lm
 	TSAN_OPTIONS=halt_on_error=1 $$(command -v setarch >/dev/null && echo setarch $$(uname -m) -R) build/tsan/pool_tsan $(TSAN_MODEL)
 
+# FUZZ_SECONDS for each of the two C functions that meet a stranger's bytes and for each of Python's readers.
 FUZZ_SECONDS ?= 60
+FUZZ_FLAGS := -O1 -g1 -fno-sanitize-recover=undefined
+FUZZ_OPTIONS = -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/
 fuzz: $(VENV)/.engine
 	@command -v clang >/dev/null || { echo "make: libFuzzer comes with clang; on Debian and Ubuntu: apt install clang" >&2; exit 1; }
-	@mkdir -p build/fuzz/corpus
-	clang $(C_FLAGS) -O1 -g1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
-	  tests/fuzz/model_open.c $(C_SOURCES) -o build/fuzz/model_open -lm
-	$(PY) tests/fuzz/make_seeds.py build/fuzz/corpus
-	build/fuzz/model_open -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/ build/fuzz/corpus
+	@mkdir -p build/fuzz/model_open.corpus build/fuzz/world_vocabulary.corpus
+	@rm -rf build/fuzz/objects && mkdir -p build/fuzz/objects
+	cd build/fuzz/objects && clang $(C_FLAGS) -I$(CURDIR)/src $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined \
+	  -c $(addprefix $(CURDIR)/,$(C_SOURCES))
+	for name in model_open world_vocabulary; do clang $(C_FLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined \
+	  tests/fuzz/$$name.c build/fuzz/objects/*.o -o build/fuzz/$$name -lm || exit 1; done
+	$(PY) tests/fuzz/make_seeds.py build/fuzz/model_open.corpus build/fuzz/world_vocabulary.corpus
+	build/fuzz/model_open $(FUZZ_OPTIONS) build/fuzz/model_open.corpus
+	build/fuzz/world_vocabulary $(FUZZ_OPTIONS) -max_len=16384 build/fuzz/world_vocabulary.corpus
+	$(PY) tests/fuzz/readers.py --seconds $(FUZZ_SECONDS)
 
 BENCH_MODEL ?= demo
 bench: $(VENV)/.installed
