@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GGUF for llama.cpp: RWKV-6 and RWKV-7, with the tokenizer inside where it is World's.
+"""GGUF for llama.cpp: RWKV-6 and RWKV-7, with the tokenizer inside, World's or sentencepiece.
 
 Matrices keep the blocks or floats that they are stored in, vectors are f32, low-rank pairs are turned round. What keys
 mean: llama.cpp src/models/rwkv6.cpp and rwkv7.cpp.
@@ -21,6 +21,7 @@ from rwkv_cpu.errors import UnsupportedModelError
 from rwkv_cpu.export.dtypes import converted
 from rwkv_cpu.export.gguf_text import jinja_from_template, tokens_from_vocabulary
 from rwkv_cpu.export.layout import Output, parts_of
+from rwkv_cpu.export.sentencepiece_model import sentencepiece_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -195,6 +196,11 @@ class GgufLayout:
 
             beside = find_tokenizer(self._model.path, n_vocab, OPTIONAL)
             found = (beside.kind, beside.data)
+        if found is not None and found[0] == "sentencepiece":
+            self.tokenizer = found[0]
+            yield from sentencepiece_keys(found[1], n_vocab)
+            yield "tokenizer.chat_template", jinja_from_template(self._model.chat_template)
+            return
         if found is None or found[0] != "world":
             if found is not None and found[0] != "none":
                 _log.warning("the %s tokenizer is not written: the file takes token ids only", found[0])
@@ -220,7 +226,7 @@ class _Header:
         self._keys: list[bytes] = []
 
     def key(self, key: str, value: Any) -> None:
-        """A string, an integer, a float, a list of strings as bytes or a list of integers."""
+        """A string, a bool, an integer, a float, bytes, or a list of strings as bytes, of floats or of integers."""
         self._keys.append(_string(key.encode()) + _value(value))
 
     def finished(self, outputs: Sequence[Output]) -> bytes:
@@ -244,10 +250,16 @@ def _string(text: bytes) -> bytes:
 def _value(value: Any) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", 8) + _string(value.encode())
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
     if isinstance(value, int):
         return struct.pack("<II", 4, value)
     if isinstance(value, float):
         return struct.pack("<If", 6, value)
+    if isinstance(value, bytes):
+        return struct.pack("<IIQ", 9, 0, len(value)) + value
     if isinstance(value[0], bytes):
         return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_string, value))
+    if isinstance(value[0], float):
+        return struct.pack("<IIQ", 9, 6, len(value)) + struct.pack(f"<{len(value)}f", *value)
     return struct.pack("<IIQ", 9, 5, len(value)) + struct.pack(f"<{len(value)}i", *value)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run by test_llama_cpp.py in an interpreter that has llama-cpp-python: FILE.gguf IDS TEXT COUNT.
 
-Prints JSON: logits after the prompt's ids, COUNT greedy ids, and what TEXT is in the file's own tokenizer.
+Prints JSON: logits after the prompt's ids, COUNT greedy ids and their text, the ids of TEXT in the file's own
+tokenizer (which is left alone if TEXT is empty: there may be none).
 """
 
 from __future__ import annotations
@@ -45,7 +46,13 @@ def main() -> None:
         room = (llama_cpp.llama_token * 256)()
         n = llama_cpp.llama_tokenize(vocabulary, text, len(text), room, len(room), False, False)
         found = list(room[:n])
-    print(json.dumps({"n_vocab": n_vocab, "logits": first, "ids": ids, "text_ids": found}))
+    answer = ""
+    if text:
+        raw = ctypes.create_string_buffer(4096)
+        array = (llama_cpp.llama_token * len(ids))(*ids)
+        n = llama_cpp.llama_detokenize(vocabulary, array, len(ids), raw, len(raw), False, False)
+        answer = raw.raw[:n].decode("utf-8", "replace")
+    print(json.dumps({"n_vocab": n_vocab, "logits": first, "ids": ids, "text_ids": found, "text": answer}))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rwkv_cpu.errors import ArgumentError, Cancelled, FormatError, NonFiniteErro
 from rwkv_cpu.export import export
 from rwkv_cpu.export.dtypes import blocks_of_q8, converted, float32_of
 from rwkv_cpu.export.gguf_text import jinja_from_template, tokens_from_vocabulary
+from rwkv_cpu.export.sentencepiece_model import sentencepiece_keys
 from rwkv_cpu.quantize import quantize
 from rwkv_cpu.tokenizer import world_vocabulary
 from tests import ggml_writer as w
@@ -290,3 +291,30 @@ def test_the_demo_model_goes_to_gguf(demo_path, tmp_path):
     report = export(demo_path, tmp_path / "demo.gguf")
     assert report.exact
     assert report.target_bytes < 1.1 * report.source_bytes
+
+
+@pytest.mark.parametrize("name", ["tiny-bpe.model", "tiny-unigram.model"])
+def test_a_sentencepiece_model_says_what_its_package_says(shared, name):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    data = (shared / "goldens" / "tokenizer" / name).read_bytes()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=data)
+    size = processor.get_piece_size()
+    keys = dict(sentencepiece_keys(data, size + 3))
+    assert keys["tokenizer.ggml.model"] == ("t5" if "unigram" in name else "llama")
+    tokens, scores = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.scores"]
+    assert len(tokens) == size + 3
+    for i in range(size):
+        assert tokens[i].decode() == processor.id_to_piece(i)
+        assert scores[i] == pytest.approx(processor.get_score(i))
+        kind = keys["tokenizer.ggml.token_type"][i]
+        assert (kind == 2, kind == 3, kind == 6) == (
+            processor.is_unknown(i),
+            processor.is_control(i),
+            processor.is_byte(i),
+        )
+    assert keys.get("tokenizer.ggml.eos_token_id", -1) == processor.eos_id()
+    with pytest.raises(FormatError):
+        dict(sentencepiece_keys(data, size - 1))
+    for cut in (1, 100, len(data) - 1):
+        with pytest.raises(FormatError):
+            dict(sentencepiece_keys(data[:cut], size))

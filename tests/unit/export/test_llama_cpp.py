@@ -93,6 +93,10 @@ def test_blocks_are_read_as_we_read_them(shared, tmp_path, peer, name):
 
 def test_the_demo_model_says_the_same(demo_path, tmp_path, peer):
     assert export(demo_path, tmp_path / "demo.gguf").exact
-    found = by_llama_cpp(peer, tmp_path / "demo.gguf")
+    text = "User: Tell me a story.\n\nAssistant: Once upon a time"
+    found = by_llama_cpp(peer, tmp_path / "demo.gguf", text)
     _, ids, _ = by_us(demo_path)
     assert ids == found["ids"]
+    with Model(demo_path) as model:
+        assert model.tokenizer.encode(text) == found["text_ids"]
+        assert model.tokenizer.decode(ids) == found["text"]
