@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 from rwkv_cpu.checkpoint.ggml_blocks import type_of
 from rwkv_cpu.checkpoint.ggml_file import MAX_TENSORS, GgmlFile, Source, StoredTensor, is_matrix
 from rwkv_cpu.checkpoint.gguf_names import ARCHITECTURES, OUTSIDE, REFUSED, Architecture
-from rwkv_cpu.checkpoint.gguf_text import template_from_jinja, vocabulary_from_tokens
+from rwkv_cpu.checkpoint.gguf_text import (
+    is_standard,
+    standard_vocabulary,
+    template_from_jinja,
+    vocabulary_from_tokens,
+)
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, shown
 from rwkv_cpu.errors import FormatError, ShapeError, UnsupportedModelError
 
@@ -54,6 +59,7 @@ class _Array:
     kind: int
     count: int
     offset: int
+    end: int
 
 
 class _Cursor:
@@ -105,7 +111,7 @@ class _Cursor:
             width = _SCALARS[kind].size
             count = self.count(f"values of {shown(key)}", width, 1 << 62)
             self.at += count * width
-            return _Array(kind, count, self.at - count * width)
+            return _Array(kind, count, self.at - count * width, self.at)
         if kind != _STRING:
             raise self.bad(f"key {shown(key)} is an array of the unknown or nested type {kind}")
         count = self.count(f"strings of {shown(key)}", _U64.size, _MAX_STRINGS)
@@ -119,7 +125,7 @@ class _Cursor:
         if at > size:
             raise self.bad(f"cut short inside {shown(key)}")
         self.at = at
-        return _Array(kind, count, start)
+        return _Array(kind, count, start, at)
 
     def strings(self, array: _Array) -> Iterator[bytes]:
         """The elements of an array of strings, whose extent was checked when it was passed over."""
@@ -168,6 +174,8 @@ class GgufCheckpoint(GgmlFile):
             layout = struct.Struct(f"<{min(types.count, tokens.count)}{_SCALARS[types.kind].format[1:]}")
             kinds = list(layout.unpack_from(self._file.map, types.offset))
         try:
+            if is_standard(memoryview(self._file.map)[tokens.offset : tokens.end], kinds):
+                return "world", standard_vocabulary()
             return "world", vocabulary_from_tokens(list(self._cursor().strings(tokens)), kinds)
         except FormatError as error:
             raise self._bad(f"its tokenizer: {error}", error.hint) from error

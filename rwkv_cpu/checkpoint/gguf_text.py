@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -14,7 +15,17 @@ from rwkv_cpu.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CONTROL", "NORMAL", "UNUSED", "template_from_jinja", "vocabulary_from_tokens"]
+    from typing_extensions import Buffer
+
+__all__ = [
+    "CONTROL",
+    "NORMAL",
+    "UNUSED",
+    "is_standard",
+    "standard_vocabulary",
+    "template_from_jinja",
+    "vocabulary_from_tokens",
+]
 
 _log = logging.getLogger("rwkv_cpu")
 
@@ -23,6 +34,7 @@ _TEXT = frozenset({NORMAL, USER_DEFINED, BYTE})
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|x|.|\Z)", re.DOTALL)
 _SIMPLE = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 _MAX_TEMPLATE_CHARACTERS = 20_000
+_STANDARD_SHA256 = "109c427a9711c47cedc56c9b38725337b83283314f7a1093fb601ad94cb72101"
 
 
 # --------------------------------------------------------------------------------------- vocabulary
@@ -51,8 +63,21 @@ def vocabulary_from_tokens(tokens: Sequence[bytes], kinds: Sequence[int]) -> byt
     if not pieces:
         raise FormatError("it has no tokens")
     text = "".join(f"{token_id} {_literal(piece)} {len(piece)}\n" for token_id, piece in pieces.items()).encode()
-    standard = (resources.files("rwkv_cpu") / "data" / "rwkv_vocab_v20230424.txt").read_bytes()
+    standard = standard_vocabulary()
     return standard if text == standard.replace(b"\r\n", b"\n") else text
+
+
+def standard_vocabulary() -> bytes:
+    """The vocabulary of the released World models, as this package brings it."""
+    return (resources.files("rwkv_cpu") / "data" / "rwkv_vocab_v20230424.txt").read_bytes()
+
+
+def is_standard(strings: Buffer, kinds: Sequence[int]) -> bool:
+    """Whether an array of strings, as its bytes stand in a GGUF file, is the standard vocabulary as llama.cpp's
+    converter writes it for 65536 tokens. What vocabulary_from_tokens() would find, without taking 65536 tokens apart.
+    """
+    usual = [CONTROL, *[NORMAL] * 65529, *[UNUSED] * 6]
+    return kinds in ([], usual) and hashlib.sha256(strings).hexdigest() == _STANDARD_SHA256
 
 
 def _unescaped(token_id: int, escaped: bytes) -> bytes:

@@ -13,7 +13,7 @@ from rwkv_cpu import Model
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.checkpoint import ggml_file, open_checkpoint
 from rwkv_cpu.checkpoint.ggml_blocks import Q4_0, Q8_0, dequantise
-from rwkv_cpu.checkpoint.gguf_text import vocabulary_from_tokens
+from rwkv_cpu.checkpoint.gguf_text import is_standard, vocabulary_from_tokens
 from rwkv_cpu.errors import FormatError, RwkvError, ShapeError, UnsupportedModelError
 from rwkv_cpu.quantize import quantize
 from rwkv_cpu.tokenizer import from_bytes, world_vocabulary
@@ -252,6 +252,15 @@ def test_the_standard_vocabulary_is_recognised():
     tokens, kinds = escaped_standard()
     assert vocabulary_from_tokens(tokens, kinds) == world_vocabulary()
     assert vocabulary_from_tokens(tokens, []) == world_vocabulary()
+
+
+def test_the_standard_vocabulary_is_recognised_by_its_bytes():
+    tokens, kinds = escaped_standard()
+    strings = b"".join(w.string(token) for token in tokens)
+    assert is_standard(strings, kinds)
+    assert is_standard(strings, [])
+    assert not is_standard(strings, [3, 3, *kinds[2:]])
+    assert not is_standard(strings.replace(b"a", b"b"), kinds)
 
 
 def test_tokens_are_unescaped_and_only_text_matches_text():
