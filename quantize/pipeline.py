@@ -23,7 +23,7 @@ from rwkv_cpu._version import __version__
 from rwkv_cpu.checkpoint import Checkpoint, files_of, open_checkpoint
 from rwkv_cpu.errors import ArgumentError, Cancelled, OutOfMemory, RwkvError
 from rwkv_cpu.modelfile import ModelWriter, Place, build_header
-from rwkv_cpu.quantize.embed import NO_TOKENIZER, find_tokenizer
+from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, find_tokenizer
 from rwkv_cpu.quantize.plan import Plan, make_plan, recognise
 from rwkv_cpu.quantize.report import Report
 
@@ -103,7 +103,9 @@ def quantize(
         if gn_eps is not None:
             engine.set_group_norm_epsilon(config, gn_eps)
         sizes = config.public()
-        embedded = find_tokenizer(source, sizes.n_vocab, tokenizer, checkpoint.tokenizer)
+        # One that cannot be used is no obstacle where the user names another.
+        inside = checkpoint.tokenizer if tokenizer is None or tokenizer == OPTIONAL else None
+        embedded = find_tokenizer(source, sizes.n_vocab, tokenizer, inside)
         contents: dict[str, bytes] = {}
         if embedded.kind != NO_TOKENIZER:
             contents[f"tokenizer.{embedded.kind}"] = embedded.data
