@@ -41,7 +41,7 @@ class MappedFile:
         if count == 0:
             return np.empty(0, dtype)
         flat = np.frombuffer(self.map, dtype, count, offset)
-        self._release(offset, offset + count * dtype.itemsize)
+        self.release(offset, offset + count * dtype.itemsize)
         return flat if flat.flags.aligned else flat.copy()
 
     def close(self) -> None:
@@ -49,8 +49,9 @@ class MappedFile:
         with contextlib.suppress(BufferError):
             self.map.close()
 
-    def _release(self, start: int, end: int) -> None:
-        """Give the pages of the tensor before this one back, so that a conversion holds one tensor at a time.
+    def release(self, start: int, end: int) -> None:
+        """Bytes *start* to *end* are read now: give the pages of the tensor before this one back, so that a conversion
+        holds one tensor at a time.
 
         An array that is still in use just reads them again.
         """

@@ -7,8 +7,6 @@ reading one gives a view of the mapping. Nothing is extracted, nothing in the fi
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 import struct
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkv_cpu.checkpoint.base import ITEM_BYTES, NUMPY_DTYPES, TensorMeta
+from rwkv_cpu.checkpoint.mapped import MappedFile
 from rwkv_cpu.checkpoint.pickle_reader import MAX_PICKLE_BYTES, ONLY_WEIGHTS, Storage, TensorView, read_pickle
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, shown
 from rwkv_cpu.checkpoint.zip_directory import ZipDirectory, ZipEntry
-from rwkv_cpu.errors import FormatError, RwkvError, UnsupportedModelError
+from rwkv_cpu.errors import FormatError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
@@ -45,12 +45,12 @@ class PthCheckpoint:
         """Raises: FormatError, UnsupportedModelError, RwkvError (cannot be read)."""
         self.path = path
         self._where = str(path)
-        self._map = _map(path)
+        self._file = MappedFile(path)
+        self._map = self._file.map
         self._zip: ZipDirectory | None = None
         self._prefix = ""
         self._swap = False
         self._legacy_at: dict[str, int] = {}
-        self._last_read = (0, 0)
         try:
             found = self._read_legacy() if self._map[:1] == b"\x80" else self._read_zip()
             self._views = self._tensors_of(found)
@@ -75,7 +75,7 @@ class PthCheckpoint:
         start += skip
         flat = np.frombuffer(source, dtype, span, start)
         if source is self._map:
-            self._release(start, start + span * item)
+            self._file.release(start, start + span * item)
         if not flat.flags.aligned or self._swap:
             flat = flat.byteswap() if self._swap else flat.copy()
         strides = tuple(stride * item for stride in view.stride)
@@ -83,8 +83,7 @@ class PthCheckpoint:
 
     def close(self) -> None:
         """Arrays that were read stay valid; the mapping goes with the last of them."""
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -214,27 +213,6 @@ class PthCheckpoint:
         if len(raw) < needed:
             raise self._bad(f"tensor {shown(name)}: its storage is shorter than declared", DOWNLOAD_AGAIN)
         return raw, 0
-
-    def _release(self, start: int, end: int) -> None:
-        """Give the pages of the tensor before this one back, so that a conversion holds one tensor at a time.
-
-        An array that is still in use just reads them again.
-        """
-        first, last = self._last_read
-        first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = last // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and hasattr(self._map, "madvise"):
-            with contextlib.suppress(OSError):
-                self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
-        self._last_read = (start, end)
-
-
-def _map(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise RwkvError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _all_views(found: Any) -> list[TensorView]:
