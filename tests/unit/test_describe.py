@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.synthetic import SIZES, pickle_of, tensors
+from benchmarks.convert_memory import write_hollow_pth
+from benchmarks.synthetic import SIZES, tensors
 from rwkv_cpu.describe import describe_file
 from tests.fuzz import seeds
 
@@ -45,30 +46,8 @@ class Sparse:
 
 
 def pth(path: Path) -> Path:
-    """As torch.save writes it: stored entries, 64-bit offsets in the directory."""
-    file, directory = Sparse(path), b""
-
-    def entry(name: str, data: bytes | int) -> None:
-        nonlocal directory
-        size = data if isinstance(data, int) else len(data)
-        raw, start = f"archive/{name}".encode(), file.at
-        sizes = struct.pack("<3L2H", 0, size, size, len(raw), 0)
-        file.add(b"PK\x03\x04" + struct.pack("<5H", 45, 0, 0, 0, 0) + sizes + raw)
-        file.skip(data) if isinstance(data, int) else file.add(data)
-        extra = struct.pack("<2HQ", 1, 8, start)
-        directory += b"PK\x01\x02" + struct.pack("<6H3L", 45, 45, 0, 0, 0, 0, 0, size, size)
-        directory += struct.pack("<5H2L", len(raw), len(extra), 0, 0, 0, 0, 0xFFFFFFFF) + raw + extra
-
-    entry("data.pkl", pickle_of(list(tensors(SHAPE))))
-    for key, (_, _, size) in enumerate(TENSORS):
-        entry(f"data/{key}", 2 * size)
-    count, start = len(TENSORS) + 1, file.at
-    file.add(directory)
-    end64 = file.at
-    file.add(b"PK\x06\x06" + struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, count, count, len(directory), start))
-    file.add(b"PK\x06\x07" + struct.pack("<LQL", 0, end64, 1))
-    file.add(b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0))
-    return file.done()
+    write_hollow_pth(path, SHAPE)
+    return path
 
 
 def safetensors(path: Path) -> Path:
