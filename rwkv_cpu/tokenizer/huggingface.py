@@ -46,7 +46,9 @@ class HuggingFaceTokenizer:
         self.n_vocab: int = max(ids.values(), default=-1) + 1
         specials = {entry.content: token for token, entry in added.items() if entry.special}
         self.end_ids = frozenset(specials[name] for name in _END_NAMES if name in specials)
-        self._byte_ids = {byte: ids[letter] for letter, byte in _BYTE_OF_LETTER.items() if letter in ids}
+        self._byte_ids: dict[int, int] = {
+            byte: ids[letter] for letter, byte in _BYTE_OF_LETTER.items() if letter in ids
+        }
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str | bytes) -> list[int]:
@@ -60,7 +62,7 @@ class HuggingFaceTokenizer:
         parts = _ESCAPED_BYTES.split(text_bytes(text).decode("utf-8", "surrogateescape"))
         found = self._encode_text(parts[0])
         for invalid, valid in zip(parts[1::2], parts[2::2], strict=True):
-            found += decode_each((ord(character) - 0xDC00 for character in invalid), self._byte_id)
+            found += [self._byte_id(ord(character) - 0xDC00) for character in invalid]
             found += self._encode_text(valid)
         return found
 
