@@ -321,7 +321,7 @@ rwkvc_status rwkvc_config_detect(const rwkvc_named_shape *tensors, uint32_t n, r
         config->version = arch->version;
         config->n_layer = count_layers(&all);
         config->size[RWKVC_SIZE_ONE] = 1;
-        config->size[RWKVC_SIZE_FIVE] = 5;
+        config->size[RWKVC_SIZE_FIVE] = arch->version == RWKVC_RWKV6 ? 5 : 0;
         status = fit_all(&all, arch, config);
     }
     if (!status) {
