@@ -345,7 +345,7 @@ def _describe(raw: Any, info: TensorInfo, source: NDArray[Any], dtype: str) -> N
     if source.dtype.itemsize != item or source.size * repeat != elements or (repeat > 1 and info.kind != KIND_VECTOR):
         raise _misfit(info, source, dtype)
     if info.kind == KIND_VECTOR:
-        matrix = source.reshape(1, -1)
+        matrix: NDArray[Any] = source.reshape(1, -1)
         raw.repeat = repeat
     else:
         matrix = source.reshape(info.shape)
