@@ -7,7 +7,9 @@ and rwkv.cpp's files hold decays already put through exp(); here that is undone.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -194,8 +196,12 @@ class _FromModelFile:
         return None if data is None else bytes(data)
 
     def pieces(self, name: str) -> Iterator[NDArray[Any]]:
-        info, dtype = self._infos[name], self.tensors[name].dtype
-        packed = self._bytes(info)
+        info = self._infos[name]
+        yield from self._unpacked(info, self.tensors[name].dtype)
+        self._release(info)
+
+    def _unpacked(self, info: engine.TensorInfo, dtype: str) -> Iterator[NDArray[Any]]:
+        name, packed = info.name, self._bytes(info)
         if info.kind == engine.KIND_VECTOR or info.transposed:
             values = engine.unpack(info, packed)
             if info.transposed:
@@ -233,6 +239,15 @@ class _FromModelFile:
     def _per_head(self, info: engine.TensorInfo) -> bool:
         """5.0 and 5.1 have one decay and one bonus a head, which the file repeats for every channel."""
         return self.config.version in ("5.0", "5.1") and info.name.endswith((".att.time_decay", ".att.time_faaaa"))
+
+    def _release(self, info: engine.TensorInfo) -> None:
+        """Give the pages of a tensor back, so that the process holds one at a time; read again, they come again."""
+        start = self._file.info.data_offset + info.offset
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (start + info.size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if last > first and hasattr(self._file.buffer, "madvise"):
+            with contextlib.suppress(OSError):
+                self._file.buffer.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def _bytes(self, info: engine.TensorInfo) -> memoryview:
         data = self._model.bytes_of(info.name)

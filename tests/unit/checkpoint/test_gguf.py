@@ -314,3 +314,11 @@ def test_the_chat_template_is_kept_and_readable(tmp_path):
         data = checkpoint.chat_template
     assert json.loads(data)["jinja"] == text
     assert ChatTemplate.from_bytes(data) == ChatTemplate()
+
+
+def test_a_tokenizer_that_cannot_be_read_stops_only_those_who_want_it(tmp_path):
+    tokens_of(tmp_path, "gpt2", [b"<s>", b"a"]).close()
+    with pytest.raises(UnsupportedModelError):
+        quantize(tmp_path / "model.gguf", tmp_path / "out.rwkv")
+    report = quantize(tmp_path / "model.gguf", tmp_path / "out.rwkv", tokenizer="none")
+    assert report.tokenizer == "none"
