@@ -49,13 +49,20 @@ def pth() -> list[bytes]:
 
 
 def adapters() -> list[bytes]:
-    """A state-tuning file and a LoRA of the tiny model."""
-    state, lora = Archive(), Archive()
+    """State-tuning files and LoRAs of the tiny model."""
+    state: Tensors = {}
+    lora: Tensors = {}
     for layer in range(2):
-        state.add(f"blocks.{layer}.att.time_state", bf16(np.ones((2, 16, 16), np.float32)))
-        lora.add(f"blocks.{layer}.att.key.lora_A", bf16(np.ones((4, 32), np.float32)))
-        lora.add(f"blocks.{layer}.att.key.lora_B", bf16(np.ones((32, 4), np.float32)))
-    return [state.zip_bytes(), lora.zip_bytes()]
+        state[f"blocks.{layer}.att.time_state"] = bf16(np.ones((2, 16, 16), np.float32))
+        lora[f"blocks.{layer}.att.key.lora_A"] = bf16(np.ones((4, 32), np.float32))
+        lora[f"blocks.{layer}.att.key.lora_B"] = bf16(np.ones((32, 4), np.float32))
+    found = []
+    for tensors in (state, lora):
+        archive = Archive()
+        for name, array in tensors.items():
+            archive.add(name, array)
+        found += [archive.zip_bytes(), safetensors_file(tensors)]
+    return [*found, *goldens("adapters/*.pth")]
 
 
 def safetensors_file(tensors: Tensors, metadata: dict[str, str] | None = None) -> bytes:
@@ -249,7 +256,7 @@ def state() -> list[bytes]:
         with Model(Path(scratch) / "model.rwkv", threads=1) as model:
             found = model.forward([1, 2, 3])[1]
             found.save(Path(scratch) / "state")
-        return [(Path(scratch) / "state").read_bytes(), *adapters()[:1]]
+        return [(Path(scratch) / "state").read_bytes(), *adapters()[:2]]
 
 
 def world() -> list[bytes]:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from rwkv_cpu import Model, tokenizer
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.checkpoint import open_checkpoint
+from rwkv_cpu.checkpoint.adapters import AdaptedCheckpoint
 from rwkv_cpu.describe import describe_file, verify_file
 from rwkv_cpu.errors import RwkvError, TokenError
 from rwkv_cpu.quantize import quantize
@@ -116,6 +117,13 @@ def _model() -> Model:
     return Model(path, threads=1)
 
 
+@lru_cache(maxsize=1)
+def _tiny_pth() -> Path:
+    path = Path(tempfile.mkdtemp()) / "model.pth"
+    path.write_bytes(seeds.pth()[0])
+    return path
+
+
 def state_file(path: Path) -> None:
     """A state file, and what a model makes of it."""
     state = _model().load_state(path)
@@ -124,7 +132,13 @@ def state_file(path: Path) -> None:
 
 def adapter_file(path: Path) -> None:
     """A file of a LoRA or a tuned state, as everything that may be given one."""
-    _attempt(lambda: _read_all(path), lambda: _model().load_state(path))
+
+    def merge() -> None:
+        with AdaptedCheckpoint(open_checkpoint(_tiny_pth()), path, alpha=8.0) as merged:
+            for name in merged.tensors:
+                merged.read(name)
+
+    _attempt(lambda: _read_all(path), lambda: _model().load_state(path), merge)
 
 
 def tokenizer_file(kind: str) -> Callable[[Path], None]:
@@ -156,7 +170,7 @@ TARGETS: dict[str, Target] = {
     "ggmf": Target(seeds.ggmf, (mutate.set_length, mutate.set_number), checkpoint_file),
     "rwkv": Target(seeds.rwkv, (mutate.json_header, mutate.set_number), rwkv_file),
     "state": Target(seeds.state, (mutate.json_header, mutate.state_body), state_file),
-    "adapter": Target(seeds.adapters, _PTH, adapter_file, seeds_are_read=False),
+    "adapter": Target(seeds.adapters, (*_PTH, mutate.json_header), adapter_file, seeds_are_read=False),
     "world": Target(seeds.world, (mutate.text_lines,), tokenizer_file("world")),
     "sentencepiece": Target(seeds.sentencepiece, (), tokenizer_file("sentencepiece")),
     "huggingface": Target(seeds.huggingface, (mutate.json_text,), tokenizer_file("huggingface")),
