@@ -57,14 +57,21 @@ class Model:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
         self._lock = threading.RLock()
         self._threads, self._isa = threads, isa
-        self._context: engine.Context | None = engine.Context(threads, isa)
-        self._file: ModelFile | None = ModelFile(os.fspath(path))
+        self._context: engine.Context | None = None
+        self._file: ModelFile | None = None
+        file = ModelFile(os.fspath(path))
         try:
-            self._engine = engine.OpenModel(self._file.buffer, str(self._file.path))
+            self._engine = engine.OpenModel(file.buffer, str(file.path))
         except BaseException:
-            self._file.close()
+            file.close()
             raise
-        self._bind(self._file)
+        self._file = file
+        try:
+            self._bind(file)
+            self._context = engine.Context(threads, isa)
+        except BaseException:
+            self.close()
+            raise
         _open_models.add(self)
 
     def _bind(self, file: ModelFile) -> None:

@@ -229,12 +229,14 @@ class AdaptedCheckpoint:
 
     @staticmethod
     def _add_product(merged: NDArray[np.float32], file: Checkpoint, pair: _Pair, scale: float) -> None:
-        """merged += scale · B A."""
+        """merged += scale · B A. What overflows becomes Inf and is refused when it is packed, by name."""
         a = as_f32(file.read(pair.a), file.tensors[pair.a].dtype)
         a = a.T if pair.swapped else a
-        b = as_f32(file.read(pair.b), file.tensors[pair.b].dtype) * np.float32(scale)
-        for first in range(0, len(merged), _ROWS):
-            merged[first : first + _ROWS] += b[first : first + _ROWS] @ a
+        b = as_f32(file.read(pair.b), file.tensors[pair.b].dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            b *= np.float32(scale)
+            for first in range(0, len(merged), _ROWS):
+                merged[first : first + _ROWS] += b[first : first + _ROWS] @ a
 
 
 def as_f32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
