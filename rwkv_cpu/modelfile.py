@@ -86,7 +86,7 @@ def read_header(path: str | Path) -> FileInfo:
     if kind != "rwkv":
         raise UnsupportedModelError(
             f"{path}: this is {KINDS[kind][0]}, not a .rwkv file",
-            hint="Convert it first: rwkv-cpu quantize" if kind.startswith("pth") else KINDS[kind][1],
+            hint=KINDS[kind][1] or "Convert it first: rwkv-cpu quantize",
         )
     try:
         with path.open("rb") as file:

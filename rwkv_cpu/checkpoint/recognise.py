@@ -24,8 +24,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "rwkv": ("a .rwkv file, which is converted already", "Use it directly: it needs no conversion."),
     "safetensors": ("a safetensors file", ""),
     "directory": ("a directory with a model in it", ""),
-    "gguf": ("a GGUF file", "Use the .pth file that it was made from."),
-    "ggmf": ("a model file of rwkv.cpp (ggmf)", "Use the .pth file that it was made from."),
+    "gguf": ("a GGUF file", ""),
+    "ggmf": ("a model file of rwkv.cpp (ggmf)", ""),
     "ggml": ("an old llama.cpp model file", "Use the .pth file that it was made from."),
     "tar": (
         "a PyTorch checkpoint in the tar layout of 2017",
