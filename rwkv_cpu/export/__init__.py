@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rwkv_cpu.cancel import CancelToken
+    from rwkv_cpu.export.layout import Layout
 
 __all__ = ["DTYPES", "Report", "export"]
 
@@ -88,7 +89,7 @@ def export(
         if kind == "gguf":
             from rwkv_cpu.export.gguf_file import GgufLayout
 
-            layout: Any = GgufLayout(model, dtype)
+            layout: Layout = GgufLayout(model, dtype)
         else:
             from rwkv_cpu.export.safetensors_file import SafetensorsLayout
 
