@@ -2,7 +2,7 @@
  * Contexts, and the one forward call: a ragged batch cut into passes of bounded size. */
 #include "forward.h"
 
-#include <assert.h>
+#include <stdlib.h>
 
 enum { DEFAULT_CHUNK = 256, MAX_THREADS = 256, MAX_CHUNK = 1 << 16 };
 
@@ -30,7 +30,9 @@ rwkvc_status rwkvc_context_create(const rwkvc_context_options *options, rwkvc_co
     const char *isa;
     *out = NULL;
     rwkvc_context_defaults(&o);
-    if (options) memcpy(&o, options, rwkvc_min(options->struct_size, sizeof o));
+    if (options && options->struct_size < sizeof o)
+        return rwkvc_fail(RWKVC_E_ARGUMENT, "context options of %u bytes: set struct_size", options->struct_size);
+    if (options) memcpy(&o, options, sizeof o);
     if (o.threads > MAX_THREADS || o.chunk > MAX_CHUNK)
         return rwkvc_fail(RWKVC_E_ARGUMENT, "%u threads, chunks of %u: at most %d and %d", o.threads, o.chunk,
                           MAX_THREADS, MAX_CHUNK);
@@ -91,7 +93,7 @@ static bool reserve(rwkvc_scratch *scratch, uint64_t size) {
 static void *take(rwkvc_scratch *scratch, uint64_t size_bytes) {
     void *memory = scratch->memory + scratch->used;
     scratch->used += rwkvc_round_up(size_bytes, RWKVC_ALIGN);
-    assert(scratch->used <= scratch->size); /* an arch promised too little */
+    if (scratch->used > scratch->size) abort(); /* an arch promised too little: better than writing past the end */
     return memory;
 }
 
@@ -140,7 +142,7 @@ static void embed_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t las
     (void)arg;
     for (uint32_t t = first; t < last; t++) {
         float *x = pass->x + (uint64_t)t * emb->cols;
-        pass->kernels->embedding(emb, *pass->tokens[t], x);
+        pass->kernels->embedding(emb, pass->tokens[t], x);
         pass->kernels->layer_norm(x, weight, bias, emb->cols, pass->model->config.ln_eps, x);
         if (pass->embedded) memcpy(pass->embedded + (uint64_t)t * emb->cols, x, emb->cols * sizeof *x);
     }
@@ -164,10 +166,15 @@ static void head_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
     }
 }
 
+/* Adding one to an exponent of all ones carries into the sign's place. */
 static bool all_finite(const float *x, uint64_t n) {
-    float bad = 0;
-    for (uint64_t i = 0; i < n; i++) bad += x[i] - x[i]; /* 0 for finite x, else NaN */
-    return bad == 0;
+    uint32_t carry = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        carry |= (bits & 0x7f800000u) + 0x00800000u;
+    }
+    return !(carry >> 31);
 }
 
 /* Logits of the rows that are wanted: `wanted` in the pass, `rows` in the caller's array. */
@@ -194,7 +201,7 @@ static uint32_t plan(call *c, uint32_t *sequence) {
     while (*sequence < c->n_seq && rows < c->ctx->chunk) {
         rwkvc_sequence *s = &c->sequences[*sequence];
         uint32_t n = (uint32_t)rwkvc_min(s->n_tokens - s->n_done, c->ctx->chunk - rows);
-        bool direct = s->every_state || (s->n_done == 0 && s->state_in && s->state_in != s->state_out);
+        bool direct = s->every_state || (s->n_done == 0 && s->state_in != s->state_out);
         c->parts[c->n_parts++] = (part){*sequence, n, s->n_done, !direct};
         c->n_shadows += !direct + (s->n_done == 0 && !s->state_in);
         rows += n;
@@ -236,19 +243,20 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
     rwkvc_pass *pass = &c->pass;
     const rwkvc_config *config = &c->model->config;
     uint64_t embd = config->size[RWKVC_SIZE_EMBD], att = config->size[RWKVC_SIZE_ATT];
-    uint64_t layer_bytes = (c->model->arch->scratch_floats(config) + 64) * sizeof(float) * rows;
+    uint64_t layer_bytes = (c->model->arch->scratch_floats(config) + 64) * sizeof(float) * rows +
+                           rwkvc_sparse_floats(config->size[RWKVC_SIZE_FFN]) * sizeof(float);
     uint64_t head_bytes = rwkvc_input_floats(embd, 2) * sizeof(float) * rows;
     uint64_t row_bytes =
-        rows * ((2 * embd + att) * sizeof(float) + 2 * sizeof(uint64_t) + 2 * sizeof(uint32_t)) + 8 * RWKVC_ALIGN;
+        rows * ((2 * embd + att) * sizeof(float) + sizeof(uint64_t) + 3 * sizeof(uint32_t)) + 8 * RWKVC_ALIGN;
     if (!reserve(&ctx->scratch, layer_bytes > head_bytes ? layer_bytes : head_bytes) ||
         !reserve(&ctx->rows, row_bytes) || !reserve(&ctx->states, c->n_shadows * c->state_floats * sizeof(float)))
         return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for a pass of %u tokens", rows);
     rwkvc_status status = reserve_threads(ctx, c->model);
     if (status) return status;
 
-    pass->tokens = take(&ctx->rows, rows * sizeof *pass->tokens);
     uint64_t *logit_rows = take(&ctx->rows, rows * sizeof *logit_rows);
     uint32_t *wanted = take(&ctx->rows, rows * sizeof *wanted), n_wanted = 0, row = 0;
+    pass->tokens = take(&ctx->rows, rows * sizeof *pass->tokens);
     pass->segment_of = take(&ctx->rows, rows * sizeof *pass->segment_of);
     pass->x = take(&ctx->rows, rows * embd * sizeof(float));
     pass->v_first = take(&ctx->rows, rows * att * sizeof(float));
@@ -263,7 +271,9 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
         const rwkvc_sequence *s = &c->sequences[p->sequence];
         for (uint32_t t = 0; t < p->n; t++, row++) {
             bool last = p->begin + t + 1 == s->n_tokens;
-            pass->tokens[row] = s->tokens + p->begin + t;
+            pass->tokens[row] = s->tokens[p->begin + t];
+            if (pass->tokens[row] >= config->size[RWKVC_SIZE_VOCAB]) /* another thread wrote there since the check */
+                return rwkvc_fail(RWKVC_E_TOKEN, "the tokens were changed during the call");
             if (s->logits == RWKVC_LOGITS_ALL || (s->logits == RWKVC_LOGITS_LAST && last)) {
                 logit_rows[n_wanted] = c->first_row[p->sequence] + (s->logits == RWKVC_LOGITS_ALL ? p->begin + t : 0);
                 wanted[n_wanted++] = row;
@@ -303,28 +313,35 @@ static rwkvc_status cancelled(call *c) {
     return rwkvc_fail(RWKVC_E_CANCELLED, "cancelled after %llu tokens", (unsigned long long)done);
 }
 
+static rwkvc_status check_sequence(const rwkvc_sequence *s, uint32_t i, uint32_t n_vocab) {
+    if (s->n_tokens == 0 || !s->tokens) return rwkvc_fail(RWKVC_E_TOKEN, "sequence %u has no tokens", i);
+    if (!s->state_out) return rwkvc_fail(RWKVC_E_ARGUMENT, "sequence %u: no place for its state", i);
+    if (s->logits > RWKVC_LOGITS_ALL)
+        return rwkvc_fail(RWKVC_E_ARGUMENT, "sequence %u: unknown choice of logits %u", i, s->logits);
+    if (s->every_state && s->state_in == s->state_out)
+        return rwkvc_fail(RWKVC_E_ARGUMENT, "sequence %u: with every_state, state_out cannot be state_in", i);
+    for (uint64_t t = 0; t < s->n_tokens; t++)
+        if (s->tokens[t] >= n_vocab)
+            return rwkvc_fail(RWKVC_E_TOKEN, "sequence %u: token %u at position %llu: the vocabulary has %u", i,
+                              s->tokens[t], (unsigned long long)t, n_vocab);
+    return RWKVC_OK;
+}
+
 static rwkvc_status check(call *c) {
-    uint32_t n_vocab = c->model->config.size[RWKVC_SIZE_VOCAB];
     uint64_t rows = 0;
+    for (uint32_t i = 0; i < c->n_seq; i++) c->sequences[i].n_done = 0;
     for (uint32_t i = 0; i < c->n_seq; i++) {
-        rwkvc_sequence *s = &c->sequences[i];
-        s->n_done = 0;
+        const rwkvc_sequence *s = &c->sequences[i];
+        rwkvc_status status = check_sequence(s, i, c->model->config.size[RWKVC_SIZE_VOCAB]);
+        if (status) return status;
         c->first_row[i] = rows;
-        if (s->n_tokens == 0 || !s->tokens) return rwkvc_fail(RWKVC_E_TOKEN, "sequence %u has no tokens", i);
-        if (!s->state_out || s->logits > RWKVC_LOGITS_ALL || (s->every_state && s->state_in == s->state_out))
-            return rwkvc_fail(RWKVC_E_ARGUMENT, "sequence %u: no place for its state, or an unknown choice of logits",
-                              i);
-        for (uint64_t t = 0; t < s->n_tokens; t++)
-            if (s->tokens[t] >= n_vocab)
-                return rwkvc_fail(RWKVC_E_TOKEN, "token %u at position %llu: the vocabulary has %u", s->tokens[t],
-                                  (unsigned long long)t, n_vocab);
         rows += s->logits == RWKVC_LOGITS_ALL ? s->n_tokens : s->logits == RWKVC_LOGITS_LAST;
     }
     if (rows && !c->logits) return rwkvc_fail(RWKVC_E_ARGUMENT, "logits are wanted but there is no place for them");
     return RWKVC_OK;
 }
 
-static rwkvc_status run(call *c, const rwkvc_forward_options *options) {
+static rwkvc_status run(call *c, const rwkvc_forward_options *options, uint64_t environment) {
     rwkvc_status status = check(c);
     uint64_t total = 0, done = 0;
     uint32_t sequence = 0;
@@ -336,7 +353,11 @@ static rwkvc_status run(call *c, const rwkvc_forward_options *options) {
         if (status) return status;
         commit(c);
         done += rows;
-        if (options->progress) options->progress(options->user, done, total);
+        if (options->progress) { /* the host's code, in the host's environment */
+            rwkvc_float_restore(environment);
+            options->progress(options->user, done, total);
+            rwkvc_float_environment();
+        }
     }
     return status;
 }
@@ -344,7 +365,9 @@ static rwkvc_status run(call *c, const rwkvc_forward_options *options) {
 rwkvc_status rwkvc_forward(rwkvc_context *ctx, const rwkvc_model *model, rwkvc_sequence *sequences, uint32_t n_seq,
                            float *logits, const rwkvc_forward_options *options) {
     rwkvc_forward_options o = {0};
-    if (options) memcpy(&o, options, rwkvc_min(options->struct_size, sizeof o));
+    if (options && options->struct_size < sizeof o)
+        return rwkvc_fail(RWKVC_E_ARGUMENT, "forward options of %u bytes: set struct_size", options->struct_size);
+    if (options) memcpy(&o, options, sizeof o);
     if (rwkvc_pool_forked(ctx->pool))
         return rwkvc_fail(RWKVC_E_FORKED, "this context was made before fork(): its threads stayed in the parent");
     if (n_seq == 0) return rwkvc_fail(RWKVC_E_ARGUMENT, "an empty batch");
@@ -364,7 +387,7 @@ rwkvc_status rwkvc_forward(rwkvc_context *ctx, const rwkvc_model *model, rwkvc_s
     c.pass.segments = c.segments;
     uint64_t environment = rwkvc_float_environment();
     rwkvc_pool_cancel_flag(ctx->pool, o.cancel);
-    rwkvc_status status = run(&c, &o);
+    rwkvc_status status = run(&c, &o, environment);
     rwkvc_pool_cancel_flag(ctx->pool, NULL);
     rwkvc_float_restore(environment);
     return status;

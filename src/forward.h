@@ -31,11 +31,11 @@ typedef struct rwkvc_pass {
     rwkvc_pool *pool;
     uint32_t n_tokens, n_segments;
     const rwkvc_segment *segments;
-    uint32_t *segment_of;    /* [n_tokens] */
-    float *x;                /* residual stream [n_tokens, n_embd] */
-    float *v_first;          /* RWKV-7: layer 0's values [n_tokens, attention width] */
-    const uint32_t **tokens; /* [n_tokens] */
-    float *embedded;         /* deep_embed: the residual stream before the first layer [n_tokens, n_embd] */
+    uint32_t *segment_of; /* [n_tokens] */
+    float *x;             /* residual stream [n_tokens, n_embd] */
+    float *v_first;       /* RWKV-7: layer 0's values [n_tokens, attention width] */
+    uint32_t *tokens;     /* [n_tokens] */
+    float *embedded;      /* deep_embed: the residual stream before the first layer [n_tokens, n_embd] */
     rwkvc_scratch scratch;
     uint8_t **thread_memory; /* [threads], each rwkvc_thread_bytes(model) */
 } rwkvc_pass;
@@ -61,8 +61,10 @@ typedef struct {
     rwkvc_sparse_quad *quads;
 } rwkvc_input;
 
-/* f32 of scratch that an input of `cols` takes per token, at most. */
+/* f32 of scratch that an input of `cols` takes per token, at most, */
 uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts);
+/* and that the list of one token's non-zero inputs takes. */
+uint64_t rwkvc_sparse_floats(uint64_t cols);
 /* Take scratch for the activations of a product with `weight`. */
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens);
 /* After rows[t] was written: what else the product needs of it. */

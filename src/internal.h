@@ -9,6 +9,13 @@
 
 #include "rwkv_cpu.h"
 
+#if defined(__FAST_MATH__)
+#error "-ffast-math ends the promise of equal bits"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#error "floats must be computed as floats: equal bits everywhere rest on it"
+#endif
+
 #if defined(__GNUC__)
 #pragma GCC visibility push(hidden)
 #endif

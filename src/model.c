@@ -24,7 +24,7 @@
 #endif
 
 static const char magic[8] = "RWKVCPU";
-enum { HEAD_BYTES = 128, ENTRY_BYTES = 96, NAME_BYTES = 48, MAX_TENSORS = 1 << 20 };
+enum { HEAD_BYTES = 128, ENTRY_BYTES = 96, NAME_BYTES = 48, MAX_TENSORS = 1 << 20, MAX_BYTES_TENSORS = 64 };
 
 typedef struct {
     char magic[8];
@@ -125,6 +125,9 @@ static rwkvc_status check_head(const uint8_t *bytes, uint64_t size, const uint8_
     if (head->data_bytes != have)
         return rwkvc_fail(RWKVC_E_FORMAT, "the data section has %llu bytes, its table says %llu: truncated or damaged",
                           (unsigned long long)have, (unsigned long long)head->data_bytes);
+    static const uint8_t zero[sizeof head->zero];
+    if (memcmp(head->zero, zero, sizeof zero) || head->config.source)
+        return rwkvc_fail(RWKVC_E_FORMAT, "the table is damaged: its reserved bytes are not zero");
     if (head->file_version < 1 || head->n_tensors > MAX_TENSORS ||
         head->table_bytes != HEAD_BYTES + (uint64_t)ENTRY_BYTES * head->n_tensors ||
         rwkvc_table_bytes(head->n_tensors) > have)
@@ -182,6 +185,8 @@ static rwkvc_status check_entries(rwkvc_model *model, const table_head *head) {
     uint32_t n_model = rwkvc_config_tensors(&model->config);
     if (head->n_tensors < n_model)
         return rwkvc_fail(RWKVC_E_FORMAT, "%u tensors, a model of this version has %u", head->n_tensors, n_model);
+    if (head->n_tensors > n_model + MAX_BYTES_TENSORS)
+        return rwkvc_fail(RWKVC_E_FORMAT, "%u tensors, a model of this version has %u", head->n_tensors, n_model);
     model->infos = rwkvc_alloc(sizeof *model->infos * head->n_tensors);
     if (!model->infos) return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for %u tensors", head->n_tensors);
     model->n_infos = head->n_tensors;
@@ -192,10 +197,9 @@ static rwkvc_status check_entries(rwkvc_model *model, const table_head *head) {
         rwkvc_status status =
             check_entry(&model->config, n_model, i, &entry, &offset, head->data_bytes, &model->infos[i]);
         if (status) return status;
-        for (uint32_t j = n_model; j < i; j++)
+        for (uint32_t j = 0; i >= n_model && j < i; j++)
             if (strcmp(model->infos[j].name, model->infos[i].name) == 0)
                 return rwkvc_fail(RWKVC_E_FORMAT, "%s stands in the file twice", model->infos[i].name);
-        if (i - n_model > 64 && i > n_model) return rwkvc_fail(RWKVC_E_FORMAT, "too many byte tensors");
     }
     if (offset != head->data_bytes)
         return rwkvc_fail(RWKVC_E_FORMAT, "%llu bytes behind the last tensor",

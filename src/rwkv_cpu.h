@@ -5,9 +5,10 @@
  *
  * Conventions
  * - Every function that can fail returns a status; rwkvc_last_error() has the text, per thread.
- * - The library never prints, never exits, installs no signal handler and opens no file: the host
- *   maps a .rwkv file and hands over its bytes.
+ * - The library never prints, never exits, installs no signal handler and opens no model file: the
+ *   host maps a .rwkv file and hands over its bytes.
  * - A model is read-only and may be shared by threads. A context serves one call at a time.
+ * - Options begin with struct_size = sizeof of the struct the caller was compiled with; 0 is an error.
  * - Shapes are row-major; sizes are elements unless the name says _bytes.
  * - Same bits for any number of threads, any chunking, any batch and any instruction set.
  */
@@ -55,7 +56,7 @@ typedef int32_t rwkvc_status;
 #define RWKVC_E_UNSUPPORTED 3 /* understood, but not something this engine runs */
 #define RWKVC_E_SHAPE 4       /* a tensor is missing or its shape does not fit the version's table */
 #define RWKVC_E_TOKEN 5       /* a token id outside the vocabulary, or no token at all */
-#define RWKVC_E_STATE 6       /* a state of another model, or one with NaN or Inf */
+#define RWKVC_E_STATE 6       /* a state of another model, or one with NaN or Inf (for hosts that keep states) */
 #define RWKVC_E_NONFINITE 7   /* NaN or Inf in weights, or in a result */
 #define RWKVC_E_NOMEM 8       /* out of memory */
 #define RWKVC_E_CANCELLED 9   /* the cancel flag was set */
@@ -190,7 +191,7 @@ uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind);
 
 /* Source values of one tensor: element (row, col) of a float dtype at
  *   data[(row / block_rows) * block_stride + (row % block_rows) * row_stride + (col / repeat) * col_stride]
- * Block dtypes have rows of cols / 32 blocks, one after the other; packed to q8 they keep integers and scales. */
+ * with data aligned to its dtype. Block dtypes have rows of cols / 32 blocks, one after the other; packed to q8 they keep integers and scales. */
 typedef struct {
     const void *data;
     uint32_t dtype, repeat;                       /* repeat: columns that share a value; 0: 1 */
@@ -223,7 +224,7 @@ rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_in
 typedef struct rwkvc_model rwkvc_model;
 
 /* Bind a whole .rwkv file in memory (64-byte aligned, as any mapping is). Reads the table, not the
- * weights. The bytes must stay until rwkvc_model_close. E_FORMAT, E_UNSUPPORTED, E_SHAPE, E_NOMEM. */
+ * weights. The bytes must stay until rwkvc_model_close. E_ARGUMENT (not aligned), E_FORMAT, E_UNSUPPORTED, E_SHAPE, E_NOMEM. */
 rwkvc_status rwkvc_model_open(const void *bytes, uint64_t size_bytes, rwkvc_model **model);
 void rwkvc_model_close(rwkvc_model *model);
 void rwkvc_model_config(const rwkvc_model *model, rwkvc_config *config);
@@ -283,7 +284,7 @@ typedef struct {
     const uint32_t *tokens; /* [n_tokens], each < n_vocab */
     uint64_t n_tokens;      /* >= 1 */
     const float *state_in;  /* [state_floats]; NULL: the state before the first token */
-    float *state_out;       /* [state_floats], may be state_in; with every_state [n_tokens, state_floats] */
+    float *state_out;       /* [state_floats], may be state_in; with every_state [n_tokens, state_floats], may not */
     uint32_t logits;        /* RWKVC_LOGITS_* */
     uint32_t every_state;   /* 1: state_out receives the state after each token (checking a draft) */
     uint64_t n_done;        /* out: tokens that state_out holds */
@@ -300,10 +301,11 @@ typedef struct {
  * drafts are this one call.
  *   logits: f32 [rows wanted, n_vocab], sequence by sequence; NULL if none is wanted
  *   options: may be NULL
+ * No state_out may overlap another sequence's state_in or state_out.
  * E_CANCELLED: state_out of each sequence is as after its last whole chunk, n_done tokens
  * (0: a copy of state_in). Other errors: state_out undefined, state_in untouched unless it is state_out.
  * After the first call with the largest batch it allocates nothing.
- * E_TOKEN, E_STATE, E_NONFINITE, E_NOMEM, E_CANCELLED, E_FORKED. */
+ * E_ARGUMENT, E_TOKEN, E_NONFINITE, E_NOMEM, E_CANCELLED, E_FORKED. */
 rwkvc_status rwkvc_forward(rwkvc_context *ctx, const rwkvc_model *model, rwkvc_sequence *sequences, uint32_t n_seq,
                            float *logits, const rwkvc_forward_options *options);
 

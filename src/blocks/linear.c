@@ -16,9 +16,12 @@ static bool is_integer(const rwkvc_tensor *weight) { return weight->format == RW
 static uint32_t even_groups(uint64_t cols) { return (uint32_t)rwkvc_ceil_div(cols, 2 * RWKVC_GROUP) * 2; }
 
 uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts) {
-    uint64_t groups = even_groups(cols);
-    uint64_t sparse = groups + 2 + (groups * (RWKVC_GROUP / 4) + SPARSE_AHEAD) * sizeof(rwkvc_sparse_quad) / 4;
-    return rwkvc_round_up(cols, RWKVC_PANEL) + parts * groups * (RWKVC_GROUP / 4 + 2) + sparse + 5 * RWKVC_PANEL;
+    return rwkvc_round_up(cols, RWKVC_PANEL) + parts * even_groups(cols) * (RWKVC_GROUP / 4 + 2) + 5 * RWKVC_PANEL;
+}
+
+uint64_t rwkvc_sparse_floats(uint64_t cols) {
+    uint64_t groups = even_groups(cols), quads = groups * (RWKVC_GROUP / 4) + SPARSE_AHEAD;
+    return groups + 1 + quads * sizeof(rwkvc_sparse_quad) / 4 + 2 * RWKVC_PANEL;
 }
 
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens) {

@@ -4,6 +4,8 @@
 
 #include <math.h>
 
+#include "threads/pool.h"
+
 static const rwkvc_format *const formats[] = {
     [RWKVC_FORMAT_F32] = &rwkvc_format_f32,
     [RWKVC_FORMAT_F16] = &rwkvc_format_f16,
@@ -34,7 +36,7 @@ uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind) {
 }
 
 uint64_t rwkvc_packed_bytes(uint32_t kind, uint32_t format, uint64_t rows, uint64_t cols) {
-    if (rows == 0 || cols == 0 || rows > UINT32_MAX || cols > UINT32_MAX) return 0;
+    if (rows == 0 || cols == 0 || rows > INT32_MAX || cols > (1ull << 58) / rows) return 0;
     if (kind == RWKVC_KIND_BYTES) return format == RWKVC_FORMAT_BYTES ? rwkvc_round_up(cols, RWKVC_ALIGN) : 0;
     const rwkvc_format *f = rwkvc_format_get(format);
     return f && kind < RWKVC_KIND_BYTES ? f->bytes(kind, rows, cols) : 0;
@@ -54,11 +56,11 @@ rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *sourc
         return rwkvc_fail(RWKVC_E_ARGUMENT, "%s: cannot pack panels %llu to %llu of %llu", info->name,
                           (unsigned long long)first, (unsigned long long)last, (unsigned long long)panels);
     const rwkvc_format *format = rwkvc_format_get(info->format);
-    for (uint64_t panel = first; panel < last; panel++) {
-        rwkvc_status status = format->pack(info, source, panel, dst);
-        if (status) return status;
-    }
-    return RWKVC_OK;
+    rwkvc_status status = RWKVC_OK;
+    uint64_t environment = rwkvc_float_environment();
+    for (uint64_t panel = first; panel < last && !status; panel++) status = format->pack(info, source, panel, dst);
+    rwkvc_float_restore(environment);
+    return status;
 }
 
 rwkvc_status rwkvc_unpack(const rwkvc_tensor_info *info, const void *packed, uint64_t first, uint64_t last,

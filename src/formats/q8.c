@@ -9,7 +9,6 @@
 static uint64_t q8_bytes(uint32_t kind, uint64_t rows, uint64_t cols) {
     switch (kind) {
     case RWKVC_KIND_MATRIX:
-    case RWKVC_KIND_LOW_RANK:
     case RWKVC_KIND_HEAD: return rwkvc_ceil_div(rows, RWKVC_PANEL) * rwkvc_ceil_div(cols, 64) * RWKVC_Q8_RECORD;
     case RWKVC_KIND_VALUE: return rwkvc_round_up(rows, RWKVC_VALUE_SLICE) * rwkvc_ceil_div(cols, RWKVC_GROUP) * 34;
     case RWKVC_KIND_EMBEDDING: return rwkvc_round_up(rows * rwkvc_ceil_div(cols, RWKVC_GROUP) * 34, RWKVC_ALIGN);

@@ -89,11 +89,10 @@ rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source
     /* x - x is 0 for finite x and NaN otherwise; the sum keeps a NaN, so that the loop has no branch. */
     float worst = 0;
     for (uint64_t i = 0; i < n; i++) worst += dst[i] - dst[i];
-    if (info->transform)
-        for (uint64_t i = 0; i < n; i++) {
-            dst[i] = transformed(info->transform, dst[i]);
-            worst += dst[i] - dst[i];
-        }
+    for (uint64_t i = 0; worst == 0 && info->transform && i < n; i++) {
+        dst[i] = transformed(info->transform, dst[i]);
+        worst += dst[i] - dst[i];
+    }
     if (worst == 0) return RWKVC_OK;
     for (uint64_t i = 0; i < n; i++)
         if (!isfinite(dst[i]))

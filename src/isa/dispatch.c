@@ -117,18 +117,38 @@ static long physical_cores(void) {
     return cores;
 }
 
-/* Whole cores that the control group's quota allows; 0: no limit. */
-static long cgroup_cores(void) {
+/* Whole cores that a quota file of cgroup v2 ("max 100000", "150000 100000") allows; 0: no limit. */
+static long quota_cores(const char *path) {
     long quota = -1, period = 0;
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (file) {
-        if (fscanf(file, "%ld %ld", &quota, &period) != 2) quota = -1;
-        fclose(file);
-    } else {
-        quota = read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-        period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    if (fscanf(file, "%ld %ld", &quota, &period) != 2) quota = -1;
+    fclose(file);
+    if (quota <= 0 || period <= 0) return 0;
+    return quota < period ? 1 : quota / period;
+}
+
+/* The tightest limit of this process' control group and those above it; 0: none. */
+static long cgroup_cores(void) {
+    static const char root[] = "/sys/fs/cgroup";
+    char line[512], path[600] = "";
+    long limit = 0;
+    FILE *file = fopen("/proc/self/cgroup", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, "0::/", 4) == 0)
+            snprintf(path, sizeof path, "%s%.*s", root, (int)strcspn(line + 3, "\n"), line + 3);
+    if (file) fclose(file);
+    for (size_t length = strlen(path); length >= sizeof root - 1 && length > 0; length--) {
+        if (path[length] != '/' && path[length] != '\0') continue;
+        char quota[620];
+        snprintf(quota, sizeof quota, "%.*s/cpu.max", (int)length, path);
+        long cores = quota_cores(quota);
+        if (cores && (limit == 0 || cores < limit)) limit = cores;
     }
-    return quota > 0 && period > 0 ? (quota + period - 1) / period : 0;
+    if (limit) return limit;
+    long quota = read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+    long period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    return quota > 0 && period > 0 ? (quota < period ? 1 : quota / period) : 0;
 }
 #endif
 

@@ -80,6 +80,17 @@ VEC float vf_sum(vf a) {
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+VEC float vf_largest_size(vf a, vf b) {
+    __m256i m = _mm256_set1_epi32(0x7fffffff);
+    __m256i e = _mm256_max_epi32(_mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(a.lo), m),
+                                                  _mm256_and_si256(_mm256_castps_si256(a.hi), m)),
+                                 _mm256_max_epi32(_mm256_and_si256(_mm256_castps_si256(b.lo), m),
+                                                  _mm256_and_si256(_mm256_castps_si256(b.hi), m)));
+    __m128i f = _mm_max_epi32(_mm256_castsi256_si128(e), _mm256_extracti128_si256(e, 1));
+    f = _mm_max_epi32(f, _mm_unpackhi_epi64(f, f));
+    f = _mm_max_epi32(f, _mm_shuffle_epi32(f, 1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(f));
+}
 VEC float vf_largest(vf a) {
     __m256 eight = _mm256_max_ps(a.lo, a.hi);
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -42,6 +42,14 @@ VEC float vf_sum(vf a) {
     __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+VEC float vf_largest_size(vf a, vf b) {
+    __m512i m = _mm512_set1_epi32(0x7fffffff);
+    int32_t bits = _mm512_reduce_max_epi32(
+        _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), m), _mm512_and_si512(_mm512_castps_si512(b), m)));
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
 VEC float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
 VEC vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
 VEC vi vi_from_vf(vf a) { return _mm512_cvtps_epi32(a); }

@@ -109,7 +109,7 @@ VEC vf vf_where_less(vf x, vf limit, vf a, vf b) {
 VEC vf vf_exp2_int(vf n) {
     vf r;
     EACH_LANE {
-        uint32_t bits = (uint32_t)((int32_t)n.L + 127) << 23;
+        uint32_t bits = (uint32_t)((n.L == n.L ? (int32_t)n.L : 0) + 127) << 23;
         memcpy(&r.L, &bits, sizeof bits);
     }
     return r;
@@ -118,6 +118,22 @@ VEC float vf_sum(vf a) {
     for (int half = 8; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.lane[i] += a.lane[i + half];
     return a.lane[0];
+}
+/* Largest absolute value, as integers: in any order the same, and NaN is larger than everything. */
+VEC float vf_largest_size(vf a, vf b) {
+    uint32_t m = 0;
+    for (int i = 0; i < 16; i++) {
+        uint32_t x, y;
+        memcpy(&x, a.lane + i, 4);
+        memcpy(&y, b.lane + i, 4);
+        x &= 0x7fffffff;
+        y &= 0x7fffffff;
+        m = x > m ? x : m;
+        m = y > m ? y : m;
+    }
+    float r;
+    memcpy(&r, &m, 4);
+    return r;
 }
 VEC float vf_largest(vf a) {
     float m = a.lane[0];

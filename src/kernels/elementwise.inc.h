@@ -84,7 +84,7 @@ VEC vf KERNEL(epilogue)(const rwkvc_epilogue epilogue, vf y, vf out) {
     case RWKVC_ADD: return vf_add(out, y);
     case RWKVC_TANH: return KERNEL(tanh)(y);
     case RWKVC_SIGMOID: return KERNEL(sigmoid)(y);
-    case RWKVC_RELU2: y = vf_max(y, vf_zero()); return vf_mul(y, y);
+    case RWKVC_RELU2: y = vf_max(vf_zero(), y); return vf_mul(y, y);
     default: return y;
     }
 }

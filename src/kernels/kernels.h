@@ -101,7 +101,7 @@ typedef struct {
     /* The same rows as four MATRIX panels of even groups / 2 records, row order rwkvc_value_row. */
     void (*value_repack)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, uint8_t *panels);
     /* Panels of 16 rows stored as f32 or f16: out[t, panel, 16] for tokens x[t, ldx], n <= plain_tile.
-     * Inputs that are 0 are skipped when `sparse` and n = 1, which changes no bit. */
+     * Inputs that are 0 are skipped when `sparse` and n = 1, which changes no bit but the sign of a zero. */
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,
                          const float *x, uint32_t ldx, uint32_t n, bool sparse, float *out);
     /* Quantise one token's n_inputs to the input's columns first_column.. (parts of them: 2 keeps 16 bits). */

@@ -28,20 +28,17 @@ VEC void KERNEL(plain_format)(const uint8_t *panels, uint64_t panel_bytes, uint3
                               const float *x, uint32_t ldx, uint32_t n, bool sparse, float *out, const bool half) {
     uint32_t p = 0;
     if (n == 1)
-        for (; p + PLAIN_PANELS <= n_panels; p += PLAIN_PANELS)
-            KERNEL(plain_block)
-            (panels + p * panel_bytes, panel_bytes, cols, x, ldx, n_panels, sparse, out + 16 * p, half, PLAIN_PANELS,
-             1);
+        for (; p + PLAIN_PANELS <= n_panels; p += PLAIN_PANELS) KERNEL(plain_block)
+    (panels + p * panel_bytes, panel_bytes, cols, x, ldx, n_panels, sparse, out + 16 * p, half, PLAIN_PANELS, 1);
     for (; p < n_panels; p++) {
         const uint8_t *panel = panels + p * panel_bytes;
         if (n == PLAIN_TILE) {
             KERNEL(plain_block)(panel, panel_bytes, cols, x, ldx, n_panels, sparse, out + 16 * p, half, 1, PLAIN_TILE);
             continue;
         }
-        for (uint32_t t = 0; t < n; t++)
-            KERNEL(plain_block)
-            (panel, panel_bytes, cols, x + (uint64_t)t * ldx, ldx, n_panels, sparse,
-             out + 16 * ((uint64_t)t * n_panels + p), half, 1, 1);
+        for (uint32_t t = 0; t < n; t++) KERNEL(plain_block)
+        (panel, panel_bytes, cols, x + (uint64_t)t * ldx, ldx, n_panels, sparse,
+         out + 16 * ((uint64_t)t * n_panels + p), half, 1, 1);
     }
 }
 

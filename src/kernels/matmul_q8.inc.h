@@ -42,7 +42,8 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, 
     case n_: KERNEL(q8_panel_n)(panel, input->groups, a, scale, offset, out, (n_) <= Q8_TILE ? (n_) : Q8_TILE); break;
     switch (n) {
         TILE(1)
-        TILE(2) TILE(3) TILE(4)
+        TILE(2)
+        TILE(3) TILE(4)
 #if RWKVC_WIDE_TILES
             TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
@@ -131,7 +132,7 @@ static void KERNEL(q8_quantise)(const float *x, uint32_t n_inputs, uint32_t part
         uint32_t at = group * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
         vf lo = left >= 16 ? vf_load(x + at) : left ? vf_load_n(x + at, left) : vf_zero();
         vf hi = left >= 32 ? vf_load(x + at + 16) : left > 16 ? vf_load_n(x + at + 16, left - 16) : vf_zero();
-        float largest = vf_largest(vf_max(vf_abs(lo), vf_abs(hi)));
+        float largest = vf_largest_size(lo, hi);
         /* below 1e-30 the inverse would not be finite; a NaN goes on into the scale, so that it shows in the end */
         float scale = largest < 1e-30f ? 0 : largest / 127.0f, inverse = largest < 1e-30f ? 0 : 127.0f / largest;
         vf k = vf_set1(inverse);

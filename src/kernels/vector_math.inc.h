@@ -4,7 +4,7 @@
 
 /* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; exp(r) by its series to r^7 (error 5e-9). */
 VEC vf KERNEL(exp)(vf x) {
-    x = vf_min(vf_max(x, vf_set1(-104.0f)), vf_set1(89.0f)); /* below: 0, above: Inf */
+    x = vf_min(vf_set1(89.0f), vf_max(vf_set1(-104.0f), x)); /* below: 0, above: Inf; this way round NaN stays */
     vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
     vf r = vf_fnma(n, vf_set1(0.693359375f), x); /* ln 2 in two parts, the first exact times any n */
     r = vf_fnma(n, vf_set1(-2.12194440e-4f), r);

@@ -157,9 +157,9 @@ bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *a
     atomic_store_explicit(&pool->ticket, region << 32, memory_order_seq_cst);
     if (atomic_load_explicit(&pool->sleepers, memory_order_seq_cst)) wake_all(pool);
     work(pool, 0);
-    for (int spin = 0; atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items; spin++) {
+    for (int spin = 0; atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items;) {
         if (spin < SPIN_WAIT)
-            relax();
+            spin++, relax();
         else
             sched_yield();
     }
@@ -175,9 +175,11 @@ rwkvc_pool *rwkvc_pool_create(uint32_t threads) {
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
     atomic_store(&pool->ticket, CLOSED);
-    /* Signals are the host's: handlers run on its threads. */
+    /* Signals are the host's: handlers run on its threads, but for those that a worker's own fault raises. */
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
     sigset_t all, before;
     sigfillset(&all);
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&all, own[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     bool ok = pool->workers != NULL;
     for (uint32_t thread = 1; ok && thread < threads; thread++) {
@@ -212,7 +214,7 @@ void rwkvc_pool_destroy(rwkvc_pool *pool) {
 
 uint32_t rwkvc_pool_threads(const rwkvc_pool *pool) { return pool->threads; }
 
-bool rwkvc_pool_forked(const rwkvc_pool *pool) { return getpid() != pool->owner; }
+bool rwkvc_pool_forked(const rwkvc_pool *pool) { return pool->threads > 1 && getpid() != pool->owner; }
 
 void rwkvc_pool_cancel_flag(rwkvc_pool *pool, const int32_t *cancel) {
     atomic_store_explicit(&pool->cancel, cancel, memory_order_relaxed);

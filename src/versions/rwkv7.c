@@ -247,7 +247,7 @@ static void deep_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
     for (uint32_t t = first; t < last; t++) {
         float *token = d->token + (uint64_t)t * ld, *row = d->low.rows + (uint64_t)t * d->low.ld;
         const float *h = d->inner + t * rwkvc_round_up(rank, RWKVC_PANEL);
-        pass->kernels->embedding_add(table, *pass->tokens[t], token);
+        pass->kernels->embedding_add(table, pass->tokens[t], token);
         for (uint32_t q = 0; q < rank; q++) row[q] = 0;
         for (uint32_t p = 0; p < rank; p++)
             for (uint32_t q = 0; q < rank; q++) row[q] += h[p] * token[p * rank + q];

@@ -290,7 +290,8 @@ rwkvc_status rwkvc_config_check(const rwkvc_config *config) {
             /* the rank of v exists from the second layer on only */
             if (size[symbol] == 0 && !(arch->specs[s].place == PLACE_LATER_LAYER && config->n_layer == 1))
                 return rwkvc_fail(RWKVC_E_SHAPE, "%s is 0", size_names[symbol]);
-            if (size[symbol] > 1u << 24)
+            /* items of a region, heads or panels times sequences, stay within 32 bits */
+            if (size[symbol] >= (symbol == RWKVC_SIZE_VOCAB || symbol == RWKVC_SIZE_RANK_SS ? 1u << 24 : 1u << 20))
                 return rwkvc_fail(RWKVC_E_SHAPE, "%s is %u: too large", size_names[symbol], size[symbol]);
         }
     if (size[RWKVC_SIZE_HEADS] && (uint64_t)size[RWKVC_SIZE_HEADS] * size[RWKVC_SIZE_HEAD] != size[RWKVC_SIZE_ATT])
@@ -301,6 +302,8 @@ rwkvc_status rwkvc_config_check(const rwkvc_config *config) {
         size[RWKVC_SIZE_RANK_SS] != size[RWKVC_SIZE_RANK_S] * size[RWKVC_SIZE_RANK_S] || size[RWKVC_SIZE_RANK_S] > 4096)
         return rwkvc_fail(RWKVC_E_SHAPE, "the ranks %u and %u, %u and %u do not fit together", size[RWKVC_SIZE_RANK_M],
                           size[RWKVC_SIZE_RANK_M5], size[RWKVC_SIZE_RANK_S], size[RWKVC_SIZE_RANK_SS]);
+    if (size[RWKVC_SIZE_HEADS] > UINT16_MAX)
+        return rwkvc_fail(RWKVC_E_SHAPE, "%u heads: at most %u", size[RWKVC_SIZE_HEADS], UINT16_MAX);
     if (size[RWKVC_SIZE_EMBD] % RWKVC_PANEL || size[RWKVC_SIZE_ATT] % RWKVC_PANEL || size[RWKVC_SIZE_HEAD] > 512)
         return rwkvc_fail(
             RWKVC_E_UNSUPPORTED,
