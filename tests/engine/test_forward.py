@@ -293,6 +293,31 @@ def test_a_state_with_nan_gives_an_error_not_noise(model: Model) -> None:
         model.forward(TOKENS[:4], state)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("part", ["att_shift", "ffn_shift", "wkv"])
+def test_one_nan_in_a_state_is_an_error_on_every_isa(rwkv_file: Path, isa: str, part: str) -> None:
+    with Model(rwkv_file, isa=isa) as model:
+        for place in (0, 3, 31, 77):
+            state = model.forward(TOKENS[:4])[1]
+            state.parts()[part].reshape(2, -1)[0, place] = np.nan
+            with pytest.raises(NonFiniteError):
+                model.forward(TOKENS[:4], state)
+
+
+def test_tokens_that_change_during_the_call_do_no_harm(model: Model) -> None:
+    """The engine checks the very copy that it uses."""
+    ids = np.resize(TOKENS, 60_000).astype(np.uint32)
+    writer = threading.Thread(target=lambda: [ids.fill(value) for value in (5, 0x7FFFFFFF)])
+
+    def spoil(done: int, total: int) -> None:
+        if not writer.ident:
+            writer.start()
+
+    with pytest.raises(TokenError, match="changed during the call"):
+        model.advance(ids, model.new_state(), logits="none", progress=spoil)
+    writer.join()
+
+
 def test_unknown_isa_and_absurd_threads(rwkv_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsupportedModelError, match="sse9"):
         Model(rwkv_file, isa="sse9")

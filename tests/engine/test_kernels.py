@@ -312,6 +312,23 @@ def test_elementary_functions(inner: Any, kernels: Any, scalar: Any, name: str) 
         assert (np.abs(found[0][finite] - expected[finite]) <= ulps * step + 1e-37).all()
 
 
+@pytest.mark.parametrize("lane", [0, 1, 7, 15, 16, 23, 31])
+def test_nan_stays_visible(inner: Any, kernels: Any, lane: int) -> None:
+    """In quantised activations it makes the scale NaN; functions keep it. Else a damaged state would give noise."""
+    x = np.linspace(-1, 1, 32).astype(np.float32).reshape(1, 32)
+    x[0, lane] = np.nan
+    assert np.isnan(Input(inner, kernels, x).scales.array[0])
+    y = np.zeros(32, np.float32)
+    for which in range(3):
+        kernels.elementary(which, inner.ffi.from_buffer("float[]", x[0]), 32, inner.ffi.from_buffer("float[]", y))
+        assert np.array_equal(np.isnan(y), np.isnan(x[0]))
+    for name in ("STORE", "ADD", "TANH", "SIGMOID", "RELU2"):
+        pointers = inner.ffi.from_buffer("float[]", x[0]), inner.ffi.from_buffer("float[]", y)
+        y[:] = 0
+        kernels.finish(getattr(inner.lib, f"RWKVC_{name}"), pointers[0], 16, 2, 16, pointers[1], 16)
+        assert np.array_equal(np.isnan(y), np.isnan(x[0]))
+
+
 @pytest.mark.parametrize("n", [16, 48, 768])
 def test_layer_norm_and_token_shift(inner: Any, kernels: Any, scalar: Any, n: int) -> None:
     ffi, rng = inner.ffi, np.random.default_rng(n)
