@@ -38,17 +38,17 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, 
     const int8_t *a = input->values + (uint64_t)first_column * input->groups * RWKVC_GROUP;
     const float *scale = input->scales + (uint64_t)first_column * input->groups;
     const int32_t *offset = input->offsets + (uint64_t)first_column * input->groups;
-#define TILE(n_)                                                                                                       \
+    /* clang-format off */
+#define TILE(n_) \
     case n_: KERNEL(q8_panel_n)(panel, input->groups, a, scale, offset, out, (n_) <= Q8_TILE ? (n_) : Q8_TILE); break;
     switch (n) {
-        TILE(1)
-        TILE(2)
-        TILE(3) TILE(4)
+        TILE(1) TILE(2) TILE(3) TILE(4)
 #if RWKVC_WIDE_TILES
-            TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+        TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
 #endif
-                default : break;
+    default: break;
     }
+/* clang-format on */
 #undef TILE
 }
 
