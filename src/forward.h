@@ -109,18 +109,18 @@ float *rwkvc_norm(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *we
 bool rwkvc_shift(rwkvc_pass *pass, uint64_t part_offset, const float *normed, rwkvc_shifted *shifted,
                  uint32_t n_shifted);
 
-/* blocks/channel_mix.c: x += value · relu(key · shifted)^2, in RWKV-4 to 6 times sigmoid(receptance · shifted). */
+/* blocks/channel_mix.c: x += value · relu(key · shifted)^2, in RWKV-4 to 6 times sigmoid(receptance · shifted).
+ * Where a version's table has the tensors, and what is special about it. */
 typedef struct {
-    uint64_t part_offset; /* of the shift's state */
-    const rwkvc_tensor *ln_weight, *ln_bias, *mix_k, *key, *value;
-    const rwkvc_tensor *mix_r, *receptance; /* NULL in RWKV-7 */
+    uint32_t ln_weight, ln_bias, mix_k, key, value;
+    uint32_t mix_r, receptance; /* 0 in RWKV-7, which has none */
+    uint32_t shift_part;        /* of the state */
     bool current_share;
-    uint32_t layer; /* for scale_hidden */
     /* Changes relu(key · shifted)^2, given the norm's rows (7a). NULL: nothing does. */
     bool (*scale_hidden)(rwkvc_pass *pass, uint32_t layer, const float *normed, const rwkvc_input *hidden);
-} rwkvc_channel_mix_args;
+} rwkvc_channel_mix_specs;
 
-bool rwkvc_channel_mix(rwkvc_pass *pass, const rwkvc_channel_mix_args *args);
+bool rwkvc_channel_mix(rwkvc_pass *pass, uint32_t layer, const rwkvc_channel_mix_specs *specs);
 uint64_t rwkvc_channel_mix_floats(const rwkvc_config *config);
 
 #if defined(__GNUC__)

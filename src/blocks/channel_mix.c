@@ -16,30 +16,32 @@ static void add_gated(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
     }
 }
 
-bool rwkvc_channel_mix(rwkvc_pass *pass, const rwkvc_channel_mix_args *args) {
-    uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD], n = args->receptance ? 2 : 1;
-    uint64_t floats = (uint64_t)pass->n_tokens * n_embd;
+bool rwkvc_channel_mix(rwkvc_pass *pass, uint32_t layer, const rwkvc_channel_mix_specs *specs) {
+    const rwkvc_tensor *tensors = rwkvc_layer_tensor(pass->model, layer, 0);
+    const rwkvc_tensor *key = &tensors[specs->key], *value = &tensors[specs->value];
+    uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD], n = specs->receptance ? 2 : 1;
+    uint64_t floats = (uint64_t)pass->n_tokens * n_embd, part = rwkvc_state_offset(pass, layer, specs->shift_part);
     pass->scratch.used = 0;
-    rwkvc_input hidden = rwkvc_input_take(pass, args->value, pass->n_tokens);
-    rwkvc_shifted shifted[2] = {{.mix = args->mix_k, .current_share = args->current_share},
-                                {.mix = args->mix_r, .current_share = args->current_share}};
-    shifted[0].input = rwkvc_input_take(pass, args->key, pass->n_tokens);
+    rwkvc_input hidden = rwkvc_input_take(pass, value, pass->n_tokens);
+    rwkvc_shifted shifted[2] = {{.mix = &tensors[specs->mix_k], .current_share = specs->current_share},
+                                {.mix = &tensors[specs->mix_r], .current_share = specs->current_share}};
+    shifted[0].input = rwkvc_input_take(pass, key, pass->n_tokens);
     gated g = {NULL, NULL};
-    rwkvc_linear up[2] = {{args->key, &shifted[0].input, hidden.rows, hidden.ld, RWKVC_RELU2, NULL}};
-    rwkvc_linear down = {args->value, &hidden, pass->x, n_embd, RWKVC_ADD, NULL};
-    if (args->receptance) {
+    rwkvc_linear up[2] = {{key, &shifted[0].input, hidden.rows, hidden.ld, RWKVC_RELU2, NULL}};
+    rwkvc_linear down = {value, &hidden, pass->x, n_embd, RWKVC_ADD, NULL};
+    if (specs->receptance) {
+        const rwkvc_tensor *receptance = &tensors[specs->receptance];
         float *gate = rwkvc_take(pass, floats), *y = rwkvc_take(pass, floats);
-        shifted[1].input = rwkvc_input_take(pass, args->receptance, pass->n_tokens);
-        up[1] = (rwkvc_linear){args->receptance, &shifted[1].input, gate, n_embd, RWKVC_SIGMOID, NULL};
-        down = (rwkvc_linear){args->value, &hidden, y, n_embd, RWKVC_STORE, NULL};
+        shifted[1].input = rwkvc_input_take(pass, receptance, pass->n_tokens);
+        up[1] = (rwkvc_linear){receptance, &shifted[1].input, gate, n_embd, RWKVC_SIGMOID, NULL};
+        down = (rwkvc_linear){value, &hidden, y, n_embd, RWKVC_STORE, NULL};
         g = (gated){gate, y};
     }
-    const float *normed = rwkvc_norm(pass, args->part_offset, args->ln_weight, args->ln_bias);
-    if (!normed || !rwkvc_shift(pass, args->part_offset, normed, shifted, n)) return false;
-    if (!rwkvc_linear_run(pass, up, n)) return false;
-    if (args->scale_hidden && !args->scale_hidden(pass, args->layer, normed, &hidden)) return false;
+    const float *normed = rwkvc_norm(pass, part, &tensors[specs->ln_weight], &tensors[specs->ln_bias]);
+    if (!normed || !rwkvc_shift(pass, part, normed, shifted, n) || !rwkvc_linear_run(pass, up, n)) return false;
+    if (specs->scale_hidden && !specs->scale_hidden(pass, layer, normed, &hidden)) return false;
     if (!rwkvc_all_ready(pass, &hidden) || !rwkvc_linear_run(pass, &down, 1)) return false;
-    return !args->receptance || rwkvc_for_rows(pass, pass->n_tokens, add_gated, &g);
+    return !specs->receptance || rwkvc_for_rows(pass, pass->n_tokens, add_gated, &g);
 }
 
 uint64_t rwkvc_channel_mix_floats(const rwkvc_config *config) {

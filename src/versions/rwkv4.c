@@ -132,20 +132,20 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     return rwkvc_linear_run(pass, &last, 1);
 }
 
+static const rwkvc_channel_mix_specs channel_mix = {
+    .ln_weight = LN2_WEIGHT,
+    .ln_bias = LN2_BIAS,
+    .mix_k = FFN_MIX_K,
+    .mix_r = FFN_MIX_R,
+    .key = FFN_KEY,
+    .receptance = FFN_RECEPTANCE,
+    .value = FFN_VALUE,
+    .shift_part = FFN_SHIFT,
+    .current_share = true,
+};
+
 static bool layer(rwkvc_pass *pass, uint32_t layer) {
-    const rwkvc_model *model = pass->model;
-    rwkvc_channel_mix_args args = {
-        .part_offset = rwkvc_state_offset(pass, layer, FFN_SHIFT),
-        .ln_weight = rwkvc_layer_tensor(model, layer, LN2_WEIGHT),
-        .ln_bias = rwkvc_layer_tensor(model, layer, LN2_BIAS),
-        .mix_k = rwkvc_layer_tensor(model, layer, FFN_MIX_K),
-        .mix_r = rwkvc_layer_tensor(model, layer, FFN_MIX_R),
-        .key = rwkvc_layer_tensor(model, layer, FFN_KEY),
-        .receptance = rwkvc_layer_tensor(model, layer, FFN_RECEPTANCE),
-        .value = rwkvc_layer_tensor(model, layer, FFN_VALUE),
-        .current_share = true,
-    };
-    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, &args);
+    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, layer, &channel_mix);
 }
 
 static uint64_t scratch_floats(const rwkvc_config *config) {

@@ -203,21 +203,14 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
 
 /* --------------------------------------------------------------------------------------- layer */
 
-static rwkvc_channel_mix_args channel_mix(const rwkvc_pass *pass, uint32_t layer) {
-    const rwkvc_model *model = pass->model;
-    return (rwkvc_channel_mix_args){
-        .part_offset = rwkvc_state_offset(pass, layer, FFN_SHIFT),
-        .ln_weight = rwkvc_layer_tensor(model, layer, LN2_WEIGHT),
-        .ln_bias = rwkvc_layer_tensor(model, layer, LN2_BIAS),
-        .mix_k = rwkvc_layer_tensor(model, layer, FFN_X_K),
-        .key = rwkvc_layer_tensor(model, layer, FFN_KEY),
-        .value = rwkvc_layer_tensor(model, layer, FFN_VALUE),
-    };
-}
+#define CHANNEL_MIX                                                                                                    \
+    .ln_weight = LN2_WEIGHT, .ln_bias = LN2_BIAS, .mix_k = FFN_X_K, .key = FFN_KEY, .value = FFN_VALUE,                \
+    .shift_part = FFN_SHIFT
+
+static const rwkvc_channel_mix_specs channel_mix = {CHANNEL_MIX};
 
 static bool layer(rwkvc_pass *pass, uint32_t layer) {
-    rwkvc_channel_mix_args args = channel_mix(pass, layer);
-    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, &args);
+    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, layer, &channel_mix);
 }
 
 static uint64_t scratch_floats(const rwkvc_config *config) {
@@ -264,12 +257,16 @@ static void copy_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
     }
 }
 
+typedef struct {
+    const rwkvc_input *gate, *hidden;
+    const float *s0;
+} scale;
+
 static void scale_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
-    const rwkvc_input *gate = ((void **)arg)[0], *hidden = ((void **)arg)[1];
-    const float *s0 = ((void **)arg)[2];
+    const scale *s = arg;
     for (uint32_t t = first; t < last; t++)
-        pass->kernels->multiply(hidden->rows + (uint64_t)t * hidden->ld, gate->rows + (uint64_t)t * gate->ld, s0,
-                                hidden->ld);
+        pass->kernels->multiply(s->hidden->rows + (uint64_t)t * s->hidden->ld,
+                                s->gate->rows + (uint64_t)t * s->gate->ld, s->s0, s->hidden->ld);
 }
 
 /* k = relu(key)^2 ⊙ (inner @ s2 + s0) */
@@ -292,15 +289,14 @@ static bool scale_hidden(rwkvc_pass *pass, uint32_t layer, const float *normed, 
     if (!rwkvc_linear_run(pass, first, 2) || !rwkvc_for_rows(pass, n, deep_rows, &d)) return false;
     rwkvc_linear second = {s2, &d.low, gate.rows, gate.ld, RWKVC_STORE, NULL};
     if (!rwkvc_linear_run(pass, &second, 1)) return false;
-    const void *args[] = {&gate, hidden, rwkvc_layer_tensor(pass->model, layer, S0)->data};
-    return rwkvc_for_rows(pass, n, scale_rows, args);
+    scale s = {&gate, hidden, (const float *)rwkvc_layer_tensor(pass->model, layer, S0)->data};
+    return rwkvc_for_rows(pass, n, scale_rows, &s);
 }
 
+static const rwkvc_channel_mix_specs channel_mix_7a = {CHANNEL_MIX, .scale_hidden = scale_hidden};
+
 static bool layer_7a(rwkvc_pass *pass, uint32_t layer) {
-    rwkvc_channel_mix_args args = channel_mix(pass, layer);
-    args.layer = layer;
-    args.scale_hidden = scale_hidden;
-    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, &args);
+    return run_time_mix(pass, layer) && rwkvc_channel_mix(pass, layer, &channel_mix_7a);
 }
 
 static uint64_t scratch_floats_7a(const rwkvc_config *config) {
