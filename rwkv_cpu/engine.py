@@ -14,8 +14,15 @@ import _cffi_backend  # noqa: F401  the extension loads it at run time; named he
 import numpy as np
 
 from . import errors
-from ._engine import ffi, lib
 from .config import ModelConfig
+
+try:
+    from ._engine import ffi, lib
+except ModuleNotFoundError as missing:
+    raise ImportError(
+        "the engine of rwkv_cpu is not built in this folder: run `make engine` or `pip install -e .` there,"
+        " or start Python elsewhere to use the installed package"
+    ) from missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -597,6 +604,10 @@ class Context:
         if self.raw is not None:
             lib.rwkvc_context_destroy(self.raw)
             self.raw = None
+
+    def __del__(self) -> None:
+        if getattr(self, "raw", None) is not None:  # None: it was never made, or closed
+            self.close()
 
 
 def _listen(options: Any, flag: Any, progress: Callable[[int, int], None], failure: list[BaseException]) -> None:
