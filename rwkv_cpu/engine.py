@@ -497,10 +497,16 @@ class SequenceRun:
 
 
 _progress_callbacks: dict[int, Callable[[int, int], None]] = {}
+_progress_failures: dict[int, Callable[[BaseException], None]] = {}
 _progress_lock = threading.Lock()
 
 
-@ffi.def_extern(name="rwkvc_py_progress")  # type: ignore[untyped-decorator]
+def _progress_failed(_kind: Any, error: BaseException, trace: Any) -> None:
+    """Ctrl-C may arrive in _progress before it calls anything: hand it to forward() all the same."""
+    _progress_failures[int(ffi.cast("uintptr_t", trace.tb_frame.f_locals["user"]))](error)
+
+
+@ffi.def_extern(name="rwkvc_py_progress", onerror=_progress_failed)  # type: ignore[untyped-decorator]
 def _progress(user: Any, done: int, total: int) -> None:
     _progress_callbacks[int(ffi.cast("uintptr_t", user))](done, total)
 
@@ -547,7 +553,7 @@ class Context:
         """Advance every sequence by its tokens in one call; returns logits f32 [rows wanted, n_vocab].
 
         cancel: an ``int32_t *`` (CancelToken.pointer). progress(done, total) between chunks, on this thread; an
-        exception in it ends the call after the chunk and is raised here.
+        exception in it ends the call after the chunk (it sets cancel) and is raised here.
         Raises: TokenError, NonFiniteError, OutOfMemory, ForkedError, Cancelled; runs[i].n_done says how far each got.
         """
         raw = ffi.new("rwkvc_sequence[]", len(runs))
@@ -572,6 +578,8 @@ class Context:
         flag = cancel if cancel is not None else ffi.new("int32_t *", 0)
         options.cancel = flag
         failure: list[BaseException] = []
+        if progress is None and threading.current_thread() is threading.main_thread():
+            progress = _nothing  # Python looks at signals only when it runs: Ctrl-C then ends the call after a chunk
         if progress is not None:
             _listen(options, flag, progress, failure)
         out = ffi.from_buffer("float[]", logits, require_writable=True) if rows else ffi.NULL
@@ -580,6 +588,7 @@ class Context:
         finally:
             with _progress_lock:
                 _progress_callbacks.pop(id(options), None)
+                _progress_failures.pop(id(options), None)
         for entry, run in zip(raw, runs, strict=True):
             run.n_done = entry.n_done
         if failure:
@@ -614,18 +623,21 @@ def _listen(options: Any, flag: Any, progress: Callable[[int, int], None], failu
     """Route the engine's progress to *progress*; its exception stops the call through the cancel flag."""
 
     def report(done: int, total: int) -> None:
-        if failure:
-            return
-        try:
+        if not failure:
             progress(done, total)
-        except BaseException as error:  # noqa: BLE001  it must not cross C; forward() raises it again
-            failure.append(error)
-            flag[0] = 1
+
+    def failed(error: BaseException) -> None:
+        failure.append(error)
+        flag[0] = 1
 
     key = id(options)
     with _progress_lock:
-        _progress_callbacks[key] = report
+        _progress_callbacks[key], _progress_failures[key] = report, failed
     options.progress, options.user = lib.rwkvc_py_progress, ffi.cast("void *", key)
+
+
+def _nothing(_done: int, _total: int) -> None:
+    """A progress callback that does nothing but let Python look at its signals."""
 
 
 def _checked(array: NDArray[Any], dtype: Any) -> NDArray[Any]:

@@ -110,7 +110,7 @@ def _not_found(asked: str | os.PathLike[str], path: Path) -> ModelNotFoundError:
         where = "here" if folder == Path() else f"in {folder}"
         hint = f"Model files {where}: {names}. The bundled model is called {DEMO!r}."
     else:
-        hint = f"Give the path of a .rwkv file or of a .pth checkpoint, or {DEMO!r} for the bundled model."
+        hint = f"Give the path of a .rwkv file or of a checkpoint, or {DEMO!r} for the bundled model."
     return ModelNotFoundError(f"no model called {os.fspath(asked)!r}", hint=hint)
 
 

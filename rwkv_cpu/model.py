@@ -9,12 +9,12 @@ import os
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 import numpy as np
 
 from . import engine
-from .errors import ArgumentError, Cancelled, ModelClosedError, StateError, TokenError
+from .errors import ArgumentError, Busy, Cancelled, ModelClosedError, StateError, TokenError
 from .modelfile import TABLE, ModelFile
 from .state import State, StateLayout
 from .tokenizer import KINDS
@@ -57,6 +57,7 @@ class Model:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
         self._lock = threading.RLock()
         self._threads, self._isa = threads, isa
+        self._running_calls = 0
         self._context: engine.Context | None = None
         self._file: ModelFile | None = None
         file = ModelFile(os.fspath(path))
@@ -168,6 +169,7 @@ class Model:
     def threads(self, threads: int | None) -> None:
         with self._lock:
             self._opened()
+            self._check_idle()
             fresh = engine.Context(threads, self._isa)
             if self._context is not None:
                 self._context.close()
@@ -220,7 +222,7 @@ class Model:
         self._opened()
         path = Path(path)
         try:
-            tuned = is_tuned_state(path)
+            tuned = path.is_file() and is_tuned_state(path)
         except (OSError, ValueError):  # State.load says what is wrong with it
             tuned = False
         if not tuned:
@@ -288,6 +290,7 @@ class Model:
 
         Every sequence gives the same bits as it would alone.
         """
+        _check_logits(logits)
         states = [None] * len(tokens) if states is None else states
         if len(states) != len(tokens) or not tokens:
             raise ArgumentError(f"{len(tokens)} sequences and {len(states)} states")
@@ -348,14 +351,16 @@ class Model:
         Raises: as forward(). After Cancelled the state stands behind the last finished chunk (error.n_done tokens on);
             after any other error it is as it was.
         """
-        run = engine.SequenceRun(self._ids(tokens), self._own(state).data, state.swap_target(), logits)
-        try:
-            found = self._run([run], cancel, progress)
-        except Cancelled as error:
-            error.n_done = run.n_done
-            state.replace(run.n_done)
-            raise
-        state.replace(len(run.tokens))
+        _check_logits(logits)
+        with self._lock:  # a state's two blocks change places: one thread at a time
+            run = engine.SequenceRun(self._ids(tokens), self._own(state).data, state.swap_target(), logits)
+            try:
+                found = self._run([run], cancel, progress)
+            except Cancelled as error:
+                error.n_done = run.n_done
+                state.replace(run.n_done)
+                raise
+            state.replace(len(run.tokens))
         return None if logits == "none" else found[0] if logits == "last" else found
 
     def _run(
@@ -366,10 +371,25 @@ class Model:
     ) -> NDArray[np.float32]:
         with self._lock:
             flag = None if cancel is None else cancel.pointer
-            return self._running().forward(self._opened(), runs, cancel=flag, progress=progress)
+            self._running_calls += 1
+            try:
+                return self._running().forward(self._opened(), runs, cancel=flag, progress=progress)
+            finally:
+                self._running_calls -= 1
+
+    def _check_idle(self) -> None:
+        """The lock lets the running thread's own progress callback through: it must not end what it runs in."""
+        if self._running_calls:
+            raise Busy(
+                "the model is running: a progress callback cannot close or change it",
+                hint="Cancel the call, or raise an exception in the callback.",
+            )
 
     def _ids(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
-        ids = np.asarray(tokens)
+        try:
+            ids = np.asarray(tokens)
+        except ValueError:  # lists of unequal lengths
+            ids = np.empty((0, 0), np.int64)
         if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
             what = "no tokens" if ids.size == 0 else f"{ids.dtype} of shape {list(ids.shape)}"
             raise TokenError(f"{what}: expected a list of token ids", hint="Encode text with model.tokenizer.encode.")
@@ -383,6 +403,8 @@ class Model:
         return np.ascontiguousarray(ids, np.uint32)
 
     def _own(self, state: State) -> State:
+        if not isinstance(state, State):
+            raise StateError(f"{type(state).__name__}: expected a State", hint="Make one with model.new_state().")
         if state.layout.floats != self._layout.floats or state.layout.fingerprint != self._layout.fingerprint:
             raise StateError("this state belongs to another model", hint="Make one with model.new_state().")
         return state
@@ -438,6 +460,7 @@ class Model:
     def close(self) -> None:
         """Free threads, scratch memory and the mapping. Later calls raise ModelClosedError."""
         with self._lock:
+            self._check_idle()
             if self._context is not None:
                 self._context.close()
                 self._context = None
@@ -457,6 +480,9 @@ class Model:
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None and getattr(self, "_engine", None) is not None:
             self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Model cannot be copied or pickled: load it again, or share it")
 
     def __repr__(self) -> str:
         c = self.config
@@ -480,7 +506,13 @@ class Model:
     def _after_fork(self) -> None:
         """In a child of fork(): the threads stayed in the parent, another thread may have held the lock."""
         self._lock = threading.RLock()
+        self._running_calls = 0
         self._context = None
+
+
+def _check_logits(choice: str) -> None:
+    if choice not in ("last", "all", "none"):
+        raise ArgumentError(f"logits={choice!r}: choose 'last', 'all' or 'none'")
 
 
 def _after_fork_in_child() -> None:

@@ -280,6 +280,8 @@ class ModelWriter:
             raise RwkvError(f"{target}: there is no directory {target.parent}", hint="Make it first.")
         if target.is_dir():
             raise RwkvError(f"{target}: this is a directory", hint="Name a file in it.")
+        if target.exists() and not target.is_file():
+            raise RwkvError(f"{target}: this is not an ordinary file", hint="Name a file.")
         if not force and target.exists():
             raise RwkvError(f"{target}: exists already", hint="Use --force (force=True) to replace it.")
 

@@ -82,6 +82,12 @@ class State:
         """An independent state at the same point."""
         return State(self.layout, self._data.copy(), self.n_tokens)
 
+    def __copy__(self) -> State:
+        return self.copy()
+
+    def __deepcopy__(self, _memo: Any) -> State:
+        return self.copy()
+
     def parts(self) -> dict[str, NDArray[np.float32]]:
         """Views by name, f32 [n_layer, ...]. RWKV-7: att_shift, ffn_shift [n_layer, n_embd] and wkv
         [n_layer, n_head, key channel, value channel].
@@ -120,8 +126,12 @@ class State:
     def load(cls, path: str | os.PathLike[str], layout: StateLayout) -> State:
         """Read a state file of the model that *layout* belongs to; see Model.load_state."""
         path = Path(path)
+        most = layout.floats * 4 + _MAX_HEADER_BYTES + _LENGTH.size
         try:
-            raw = path.read_bytes()
+            if not path.is_file() and path.exists():
+                raise FormatError(f"{path}: this is not an ordinary file")
+            with path.open("rb") as file:
+                raw = file.read(most + 1)
         except OSError as error:
             raise RwkvError(f"{path}: cannot be read: {error.strerror}") from error
         header, body = _split(path, raw)
@@ -170,6 +180,8 @@ def _from_parts(body: bytes, layout: StateLayout) -> NDArray[np.float32]:
 
 
 def _write_whole(path: Path, pieces: Sequence[bytes]) -> None:
+    if path.exists() and not path.is_file():
+        raise RwkvError(f"{path}: this is not an ordinary file", hint="Name a file.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as file:

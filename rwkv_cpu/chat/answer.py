@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rwkv_cpu.errors import Cancelled
+from rwkv_cpu.errors import Busy, Cancelled
 from rwkv_cpu.generation.loop import generate
 
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ class Answer:
 
     def close(self) -> None:
         """End it here. Harmless if it ended already."""
-        self._pieces.close()
+        try:
+            self._pieces.close()
+        except ValueError:  # the generator is running
+            raise Busy("this is running in another thread", hint="Stop it with a CancelToken.") from None
         self._run.abandon()
 
 

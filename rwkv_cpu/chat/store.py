@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import tempfile
 import zlib
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.chat.history import Turn
 from rwkv_cpu.chat.template import ChatTemplate
-from rwkv_cpu.errors import FormatError, RwkvError
+from rwkv_cpu.errors import ArgumentError, FormatError, RwkvError
 
 if TYPE_CHECKING:
     from rwkv_cpu.chat.conversation import Chat
@@ -42,6 +43,7 @@ _log = logging.getLogger("rwkv_cpu")
 def save(chat: Chat, path: str | os.PathLike[str]) -> None:
     """Write *chat*; the caller holds its lock."""
     file = Path(path)
+    before = _replaced(file)
     history = chat.history
     document = {
         "kind": _KIND,
@@ -60,6 +62,8 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
     if chat.start is not None:
         document["start"] = _start_mark(chat.start)
     state_file = _state_file(file)
+    if state_file.exists() and "state" not in before:
+        raise ArgumentError(f"{state_file}: is in the way of the conversation's state", hint="Save under another name.")
     snapshot = history.snapshots.last()
     if snapshot is not None and snapshot.base == len(history.ids) >= _LONG_TOKENS:
         snapshot.state.save(state_file)
@@ -69,6 +73,20 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             state_file.unlink()
     write_private(file, json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "replace"))
+
+
+def _replaced(file: Path) -> dict[str, Any]:
+    """The conversation that saving under this name replaces; {} if there is none. Nothing else is replaced."""
+    if file.is_dir():
+        raise ArgumentError(f"{file}: this is a directory", hint="Name a file in it.")
+    if not file.exists():
+        return {}
+    try:
+        return _read(file)
+    except FormatError as error:
+        raise ArgumentError(
+            f"{file}: is there already and no conversation: not replaced", hint="Save under another name."
+        ) from error
 
 
 def load(path: str | os.PathLike[str], model: Model, start: State | None = None) -> Chat:
@@ -156,6 +174,8 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise FormatError(f"{file}: this is not an ordinary file")
     if file.stat().st_size > _MAX_BYTES:
         raise FormatError(f"{file}: too large for a conversation file")
     try:

@@ -37,7 +37,7 @@ _WELCOME = """\
 rwkv-cpu runs RWKV language models on this computer's CPU. To begin:
 
   rwkv-cpu chat                  chat with the small model that came along, offline
-  rwkv-cpu chat MODEL            chat with your own: a .rwkv file or a .pth checkpoint
+  rwkv-cpu chat MODEL            chat with your own: a .rwkv file or a checkpoint
   rwkv-cpu info                  what this machine can do, and what would be used
 
 rwkv-cpu --help lists all commands, rwkv-cpu COMMAND --help one command's options.

@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Chat with MODEL in the terminal.
 
-    MODEL is a .rwkv file or a .pth checkpoint; without it, the small demonstration model that came along.
+    MODEL is a .rwkv file or a checkpoint; without it, the small demonstration model that came along.
     With piped input each line is a message, and its answer is printed to stdout.
     """
     from rwkv_cpu.chat import Chat

@@ -52,7 +52,7 @@ def command(
     """Continue a text with MODEL and print the continuation.
 
     The text is used as it is, without a chat template. From a file or stdin (-), one line end at its very end is
-    left out. MODEL is a .rwkv file or a .pth checkpoint; without it, the demonstration model that came along.
+    left out. MODEL is a .rwkv file or a checkpoint; without it, the demonstration model that came along.
     """
     from rwkv_cpu.terminal.loading import open_model
 

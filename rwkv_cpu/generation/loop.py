@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from rwkv_cpu.errors import ArgumentError, Cancelled
+from rwkv_cpu.errors import ArgumentError, Busy, Cancelled
 from rwkv_cpu.generation.sampling import Sampler, SamplingParams, uncounted_ids
 from rwkv_cpu.generation.stop import StopMatcher
 
@@ -176,7 +176,10 @@ class Reply:
 
     def close(self) -> None:
         """End the reply here. Harmless if it ended already."""
-        self._pieces.close()
+        try:
+            self._pieces.close()
+        except ValueError:  # the generator is running
+            raise Busy("this is running in another thread", hint="Stop it with a CancelToken.") from None
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
 

@@ -137,7 +137,7 @@ def _save(session: Session, argument: str) -> None:
 def _load(session: Session, argument: str) -> None:
     """Go on with a saved conversation."""
     path = session.file(argument)
-    session.chat = Chat.load(path, session.model)
+    session.chat = Chat.load(path, session.model, state=session.chat.start)
     session.belongs_to(path)
     n = len(session.chat.turns)
     session.screen.note(f"Loaded {path}: {n} turn{'' if n == 1 else 's'}.")

@@ -64,7 +64,7 @@ class Session:
                 return
             except Cancelled:
                 raise
-            except (RwkvError, OSError, MemoryError) as error:
+            except (RwkvError, OSError, MemoryError, ValueError) as error:  # no command may cost the conversation
                 if isinstance(error, BrokenPipeError):
                     raise
                 self.failed = True

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -14,10 +18,12 @@ import pytest
 from rwkv_cpu import CancelToken, Model, engine
 from rwkv_cpu.errors import (
     ArgumentError,
+    Busy,
     Cancelled,
     ForkedError,
     ModelClosedError,
     NonFiniteError,
+    RwkvError,
     StateError,
     TokenError,
     UnsupportedModelError,
@@ -269,7 +275,73 @@ def test_an_error_in_the_progress_callback_comes_out(model: Model) -> None:
     assert model.forward(TOKENS[:2])[0].shape == (320,)
 
 
+def test_ctrl_c_ends_a_prefill_with_and_without_a_callback(rwkv_file: Path) -> None:
+    """In a process of its own, since the signal goes to the main thread. Nothing is printed."""
+    for callback in ("None", "lambda done, total: None"):
+        code = f"""
+import os, signal, threading
+from rwkv_cpu import Model
+model = Model({str(rwkv_file)!r}, isa="scalar")
+state = model.new_state()
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    model.advance([5] * 3_000_000, state, logits="none", progress={callback})
+except KeyboardInterrupt:
+    assert state.n_tokens < 3_000_000
+    print("stopped")
+"""
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        assert (run.returncode, run.stdout, run.stderr) == (0, "stopped\n", "")
+
+
+def test_a_progress_callback_cannot_close_the_running_model(model: Model) -> None:
+    def close(done: int, total: int) -> None:
+        with pytest.raises(Busy):
+            model.close()
+        with pytest.raises(Busy):
+            model.threads = 1
+
+    model.forward(TOKENS, progress=close)
+    assert model.forward(TOKENS[:2])[0].shape == (320,)
+
+
+def test_threads_take_turns_with_one_state(model: Model) -> None:
+    state, expected = model.new_state(), model.new_state()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: model.advance([5], state, logits="none"), range(200)))
+    model.advance([5] * 200, expected, logits="none")
+    assert state.n_tokens == 200
+    assert np.array_equal(state.data, expected.data)
+
+
+def test_copies(model: Model) -> None:
+    state = model.forward(TOKENS[:5])[1]
+    for twin in (copy.copy(state), copy.deepcopy(state)):
+        before = twin.data.copy()
+        model.advance([1], state)
+        model.advance([2], state)
+        assert np.array_equal(twin.data, before)
+    for how in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot be copied"):
+            how(model)
+
+
 # ----------------------------------------------------------------------------------------- errors
+
+
+def test_other_misuse_has_typed_errors(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="logits"):
+        model.forward([1], logits="some")  # type: ignore[call-overload]
+    with pytest.raises(TokenError):
+        model.forward([[1], [1, 2]])  # type: ignore[list-item]
+    with pytest.raises(StateError):
+        model.forward([1], 3)  # type: ignore[arg-type]
+    os.mkfifo(tmp_path / "fifo")
+    for what in ("/dev/zero", tmp_path / "fifo", tmp_path):
+        with pytest.raises(RwkvError):
+            model.load_state(what)
+        with pytest.raises(RwkvError):
+            model.new_state().save(what)
 
 
 @pytest.mark.parametrize("ids", [[320], [-1], [1, 2, 400, 3], [2**40]])
