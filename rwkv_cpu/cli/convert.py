@@ -48,10 +48,10 @@ def _text(report: Report) -> str:
     from rwkv_cpu.memory import human_bytes
 
     dtypes = ", ".join(f"{count} {name}" for name, count in report.dtypes.items())
-    tokenizer = f", tokenizer: {report.tokenizer}" if report.kind == "gguf" else ""
+    inside = report.tokenizer if report.kind == "gguf" else "not part of a safetensors file, keep it beside it"
     return (
         f"{report.target}\n"
-        f"  {report.architecture}{tokenizer}\n"
+        f"  {report.architecture}, tokenizer: {inside}\n"
         f"  {human_bytes(report.source_bytes)} → {human_bytes(report.target_bytes)}, tensors: {dtypes}\n"
         f"  {'every value exact' if report.exact else 'values rounded'}, {report.seconds:.1f} seconds"
     )
