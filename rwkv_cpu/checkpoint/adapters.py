@@ -20,15 +20,14 @@ import numpy as np
 
 from rwkv_cpu.checkpoint.base import BLOCK_BYTES, FLOAT_DTYPES, TensorMeta, open_container
 from rwkv_cpu.checkpoint.recognise import shown
+from rwkv_cpu.checkpoint.wrapped import WrappedCheckpoint
 from rwkv_cpu.errors import ArgumentError, FormatError, ShapeError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from rwkv_cpu.checkpoint.base import Checkpoint
 
@@ -60,7 +59,7 @@ class _Pair:
     swapped: bool = False
 
 
-class AdaptedCheckpoint:
+class AdaptedCheckpoint(WrappedCheckpoint):
     """*base* with an adapter merged in; reading a tensor merges it. See checkpoint.base.Checkpoint.
 
     Attributes:
@@ -84,7 +83,7 @@ class AdaptedCheckpoint:
             UnsupportedModelError: another kind of adapter, named.
             ShapeError: it does not fit the checkpoint. FormatError: a damaged file. RwkvError: cannot be read.
         """
-        self._base = base
+        super().__init__(base)
         self._opened: list[Checkpoint] = [base]
         try:
             self._adapter = self._open(lora)
@@ -103,32 +102,6 @@ class AdaptedCheckpoint:
         except BaseException:
             self.close()
             raise
-
-    def __getattr__(self, name: str) -> Any:
-        """What the container may offer besides: its files, its settings."""
-        if name == "_base":
-            raise AttributeError(name)
-        return getattr(self._base, name)
-
-    @property
-    def path(self) -> Path:
-        """The checkpoint's file."""
-        return self._base.path
-
-    @property
-    def kind(self) -> str:
-        """The checkpoint's container."""
-        return self._base.kind
-
-    @property
-    def tokenizer(self) -> tuple[str, bytes] | None:
-        """The checkpoint's."""
-        return self._base.tokenizer
-
-    @property
-    def chat_template(self) -> bytes | None:
-        """The checkpoint's."""
-        return self._base.chat_template
 
     def read(self, name: str) -> NDArray[Any]:
         """As Checkpoint.read; merged tensors are new arrays of f32."""
@@ -150,14 +123,6 @@ class AdaptedCheckpoint:
         """Close the checkpoint and the adapter."""
         for opened in self._opened:
             opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # -------------------------------------------------------------------------------------- inside
 

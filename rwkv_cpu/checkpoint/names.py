@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.checkpoint.base import TensorMeta
 from rwkv_cpu.checkpoint.recognise import shown
+from rwkv_cpu.checkpoint.wrapped import WrappedCheckpoint
 from rwkv_cpu.errors import FormatError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from rwkv_cpu.checkpoint.base import Checkpoint
 
@@ -273,11 +272,11 @@ def _add(path: Path, found: dict[str, Source], name: str, source: Source) -> Non
     found[name] = source
 
 
-class _Renamed:
+class _Renamed(WrappedCheckpoint):
     """A checkpoint under other names. See checkpoint.base.Checkpoint."""
 
     def __init__(self, inner: Checkpoint, sources: dict[str, Source]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._sources = sources
         metas = {}
         for name, source in sources.items():
@@ -288,48 +287,10 @@ class _Renamed:
             metas[name] = TensorMeta(name, meta.dtype, source.shape(meta.shape), meta.stored)
         self.tensors: Mapping[str, TensorMeta] = MappingProxyType(metas)
 
-    def __getattr__(self, name: str) -> Any:
-        """What a container may offer besides: its files, its settings."""
-        if name == "_inner":
-            raise AttributeError(name)
-        return getattr(self._inner, name)
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-        return self._inner.path
-
-    @property
-    def kind(self) -> str:
-        """Of the container."""
-        return self._inner.kind
-
-    @property
-    def tokenizer(self) -> tuple[str, bytes] | None:
-        """The container's."""
-        return self._inner.tokenizer
-
-    @property
-    def chat_template(self) -> bytes | None:
-        """The container's."""
-        return self._inner.chat_template
-
     def read(self, name: str) -> NDArray[Any]:
         """As Checkpoint.read; a view."""
         source = self._sources[name]
-        array = self._inner.read(source.name)
+        array = self._base.read(source.name)
         if source.row is not None:
             array = array[source.row]
         return array.swapaxes(-1, -2) if source.swap else array
-
-    def close(self) -> None:
-        """Close the checkpoint."""
-        self._inner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
