@@ -65,7 +65,7 @@ class Reply:
     """Text that a model is writing: iterate it for pieces as they come. Made by generate() or Model.generate().
 
     Nothing is computed before the first piece is asked for. close(), leaving a ``with`` block and the CancelToken all
-    end it; the state is valid after every token.
+    end it; the state is valid after every token. An error of the model is raised by every further use of the iterator.
 
     What the state has read: the prompt, then ``tokens[:consumed_tokens]``. The token chosen last is not read when
     generation stops, as its own logits are not needed; neither is the end-of-text token, which is not in ``tokens``.
@@ -118,6 +118,7 @@ class Reply:
         self._decode_steps = 0
         self._prefill_seconds = self._decode_seconds = self._first_token_seconds = 0.0
         self._pieces = self._run()
+        self._error: Exception | None = None
 
     @property
     def text(self) -> str:
@@ -155,7 +156,12 @@ class Reply:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            if self._error is not None:  # it never came to an end: saying so once is easily missed
+                raise self._error from None
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +194,8 @@ class Reply:
             yield from self._generate()
         except Cancelled:
             self.finish_reason = "cancelled"
-        except Exception:
+        except Exception as error:
+            self._error = error
             raise
         except BaseException:
             # Ctrl-C, or close(): the reply ends here all the same.

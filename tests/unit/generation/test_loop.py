@@ -232,8 +232,12 @@ def test_error_of_the_model_reaches_the_caller():
         def advance(self, tokens, state, **options):
             return np.full(65536, np.nan, np.float32)
 
+    reply = generate(Broken([]), ScriptState(), PROMPT, GREEDY)  # type: ignore[arg-type]
     with pytest.raises(NonFiniteError):
-        generate(Broken([]), ScriptState(), PROMPT, GREEDY).read()  # type: ignore[arg-type]
+        reply.read()
+    for _ in range(2):  # it did not come to an end, and does not look like it
+        with pytest.raises(NonFiniteError):
+            next(reply)
 
 
 def test_progress_is_that_of_the_prompt():
