@@ -83,7 +83,9 @@ class Model:
         size = file.tensors[TABLE].size_bytes
         fingerprint = hashlib.sha256(memoryview(file.buffer)[table : table + size]).hexdigest()[:32]
         parts = tuple(self._engine.state_parts())
-        self._layout = StateLayout(self._engine.state_floats, self.config.n_layer, parts, fingerprint)
+        self._layout = StateLayout(
+            self._engine.state_floats, self.config.n_layer, parts, fingerprint, self.config.n_vocab
+        )
         template = self._engine.bytes_of("chat_template")
         self.chat_template: bytes | None = None if template is None else bytes(template)
         self._tokenizer: Tokenizer | None = None
@@ -232,6 +234,7 @@ class Model:
         if wkv is None:
             raise StateError(f"{path}: {self.config.name} has no state that can be tuned")
         wkv[...] = read_tuned_state(path, self.config.n_layer, self.config.n_head, self.config.head_size)
+        state.begin_here()
         return state
 
     @overload
@@ -311,10 +314,13 @@ class Model:
             own = flat[row : row + rows]
             found.append(None if logits == "none" else own[0] if logits == "last" else own)
             row += rows
-        ends = [
-            State(self._layout, run.state_out, len(run.tokens) + (0 if state is None else state.n_tokens))
-            for run, state in zip(runs, states, strict=True)
-        ]
+        ends = []
+        for run, state, own in zip(runs, states, found, strict=True):
+            end = State(self._layout, run.state_out)
+            if state is not None:
+                end.n_tokens, end.digest = state.n_tokens, state.digest
+            end.read(run.tokens, own if own is None or own.ndim == 1 else own[-1])
+            ends.append(end)
         return found, ends
 
     @overload
@@ -358,9 +364,9 @@ class Model:
                 found = self._run([run], cancel, progress)
             except Cancelled as error:
                 error.n_done = run.n_done
-                state.replace(run.n_done)
+                state.replace(run.tokens[: run.n_done])
                 raise
-            state.replace(len(run.tokens))
+            state.replace(run.tokens, None if logits == "none" else found[-1])
         return None if logits == "none" else found[0] if logits == "last" else found
 
     def _run(
@@ -426,7 +432,8 @@ class Model:
         """Continue *prompt* (text, or token ids); iterate over the Reply for pieces of text as they come.
 
         Args:
-            state: to continue from; moved on in place. None: a new one.
+            state: to continue from; moved on in place. None: a new one. With an empty prompt, generation goes on
+                from the state's own logits, as after load_state().
             params: how to sample; keywords change single settings: temperature, top_p, top_k, min_p,
                 presence_penalty, frequency_penalty, penalty_decay, seed.
             stop: texts that end the reply and are not part of it. on_progress: (prompt tokens done, all of them).
@@ -443,6 +450,7 @@ class Model:
             self.new_state() if state is None else state,
             ids,
             chosen,
+            logits=state.logits if state is not None and not ids else None,
             max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
             stop=(stop,) if isinstance(stop, str) else stop,
             cancel=cancel,
