@@ -485,7 +485,8 @@ class SequenceRun:
     """One sequence of a forward call; see ``rwkvc_sequence``.
 
     state_in, state_out: f32 [state_floats] (state_in None: before the first token; state_out [T, state_floats] with
-    every_state). n_done is written by the call.
+    every_state). hidden: None, or f32 [T, n_embd] to receive the last layer norm's output after each token. n_done is
+    written by the call.
     """
 
     tokens: NDArray[np.uint32]
@@ -494,6 +495,7 @@ class SequenceRun:
     logits: Literal["none", "last", "all"] = "last"
     every_state: bool = False
     n_done: int = 0
+    hidden: NDArray[np.float32] | None = None
 
 
 _progress_callbacks: dict[int, Callable[[int, int], None]] = {}
@@ -569,7 +571,12 @@ class Context:
             if run.state_in is not None:
                 entry.state_in = ffi.from_buffer("float[]", _checked(run.state_in, np.float32))
             entry.logits, entry.every_state = _LOGITS[run.logits], run.every_state
-            keep.append((tokens, state_out, entry.state_in))
+            if run.hidden is not None:
+                if run.hidden.shape != (len(run.tokens), model.config.raw.size[lib.RWKVC_SIZE_EMBD]):
+                    raise errors.ArgumentError(f"hidden states {list(run.hidden.shape)} of {len(run.tokens)} tokens")
+                hidden = _checked(run.hidden, np.float32)
+                entry.hidden = ffi.from_buffer("float[]", hidden, require_writable=True)
+            keep.append((tokens, state_out, entry.state_in, entry.hidden))
             rows += {"none": 0, "last": 1, "all": len(run.tokens)}[run.logits]
         n_vocab = model.config.raw.size[lib.RWKVC_SIZE_VOCAB]
         logits: NDArray[np.float32] = np.empty((rows, n_vocab), np.float32)

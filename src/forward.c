@@ -166,6 +166,23 @@ static void head_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
     }
 }
 
+/* The final norm of every row whose sequence wants it. */
+static void hidden_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    const call *c = arg;
+    const rwkvc_arch *arch = pass->model->arch;
+    const float *weight = (const float *)rwkvc_layer_tensor(pass->model, 0, arch->ln_out_weight)->data;
+    const float *bias = (const float *)rwkvc_layer_tensor(pass->model, 0, arch->ln_out_bias)->data;
+    uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
+    for (uint32_t row = first; row < last; row++) {
+        const part *p = &c->parts[pass->segment_of[row]];
+        float *hidden = c->sequences[p->sequence].hidden;
+        if (!hidden) continue;
+        uint64_t token = p->begin + (row - pass->segments[pass->segment_of[row]].first);
+        pass->kernels->layer_norm(pass->x + (uint64_t)row * n_embd, weight, bias, n_embd, pass->model->config.ln_eps,
+                                  hidden + token * n_embd);
+    }
+}
+
 /* Adding one to an exponent of all ones carries into the sign's place. */
 static bool all_finite(const float *x, uint64_t n) {
     uint32_t carry = 0;
@@ -237,6 +254,12 @@ static void place_segments(call *c) {
     }
 }
 
+static bool wants_hidden(const call *c) {
+    for (uint32_t i = 0; i < c->n_parts; i++)
+        if (c->sequences[c->parts[i].sequence].hidden) return true;
+    return false;
+}
+
 /* Everything of a pass that may be cancelled; no state of the caller's is given up before it is through. */
 static rwkvc_status run_pass(call *c, uint32_t rows) {
     rwkvc_context *ctx = c->ctx;
@@ -286,6 +309,7 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
         if (!c->model->arch->layer(pass, layer)) return RWKVC_E_CANCELLED;
     if (!all_finite(pass->x, rows * embd))
         return rwkvc_fail(RWKVC_E_NONFINITE, "the hidden state is not finite: damaged weights or state");
+    if (wants_hidden(c) && !rwkvc_for_rows(pass, rows, hidden_rows, c)) return RWKVC_E_CANCELLED;
     return n_wanted ? run_head(c, wanted, logit_rows, n_wanted) : RWKVC_OK;
 }
 

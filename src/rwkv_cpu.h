@@ -40,7 +40,7 @@ extern "C" {
 
 /* cdef: begin */
 
-#define RWKVC_ABI_VERSION 1
+#define RWKVC_ABI_VERSION 2
 /* The .rwkv format this engine writes; it reads this one and every older one. */
 #define RWKVC_FILE_VERSION 1
 #define RWKVC_MAX_DIMS 4
@@ -288,6 +288,8 @@ typedef struct {
     uint32_t logits;        /* RWKVC_LOGITS_* */
     uint32_t every_state;   /* 1: state_out receives the state after each token (checking a draft) */
     uint64_t n_done;        /* out: tokens that state_out holds */
+    float *hidden;          /* [n_tokens, n_embd]: receives what the head multiplies, the last layer norm's output after
+                               each token; NULL: not wanted */
 } rwkvc_sequence;
 
 typedef struct {
