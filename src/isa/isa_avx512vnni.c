@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#if defined(__x86_64__) || defined(_M_X64)
+#include "isa/target.h"
+#if defined(RWKVC_X86_64)
 #include <immintrin.h>
 #include <math.h>
 
-#include "isa/target.h"
 #include "kernels/kernels.h"
 #define ISA avx512vnni
 #define RWKVC_WIDE_TILES 1

@@ -11,14 +11,30 @@
 #define RWKVC_TEXT_(x) #x
 #define RWKVC_TEXT(x) RWKVC_TEXT_(x)
 
+/* Which units have something in them, by processor and by what the compiler knows. */
+#if defined(__x86_64__) || defined(_M_X64)
+#define RWKVC_X86_64 1
+#endif
+#if defined(__aarch64__) || defined(_M_ARM64)
+#define RWKVC_AARCH64 1
+#endif
+#if defined(RWKVC_X86_64) && ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define RWKVC_AVXVNNI 1
+#endif
+
 #define RWKVC_PRAGMA(x) _Pragma(#x)
 #if defined(__clang__)
 #define TARGET_BEGIN(features)                                                                                         \
     RWKVC_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define TARGET_END RWKVC_PRAGMA(clang attribute pop)
+#define TARGET_DOTPROD "dotprod"
+#define TARGET_I8MM "i8mm"
 #elif defined(__GNUC__)
 #define TARGET_BEGIN(features) RWKVC_PRAGMA(GCC push_options) RWKVC_PRAGMA(GCC target(features))
 #define TARGET_END RWKVC_PRAGMA(GCC pop_options)
+/* Its intrinsics are inlined only into functions of at least the architecture that they name. */
+#define TARGET_DOTPROD "arch=armv8.2-a+dotprod"
+#define TARGET_I8MM "arch=armv8.2-a+i8mm"
 #else
 #define TARGET_BEGIN(features)
 #define TARGET_END

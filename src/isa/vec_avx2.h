@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The vector vocabulary (vec_scalar.h defines it) on AVX2, FMA and F16C: 16 lanes are two registers. */
+ * The vector vocabulary (vec_scalar.h defines it) on AVX2, FMA and F16C: 16 lanes are two registers. The dot product,
+ * vw and the tiles are in dot_avx2.h and dot_avxvnni.h. */
 #include <stdint.h>
 #include <string.h>
 
@@ -10,9 +11,6 @@ typedef struct {
     __m256i lo, hi;
 } vi;
 typedef vi vb;
-typedef struct {
-    vi value, magnitude; /* int8 and its absolute value: vpmaddubsw wants one unsigned operand */
-} vw;
 
 #define BOTH(expression_lo, expression_hi)                                                                             \
     (vf) { expression_lo, expression_hi }
@@ -132,27 +130,5 @@ VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     interleave_32(a.hi, b.hi, c.hi, d.hi, hi);
     for (int v = 0; v < 4; v++) out[v] = (vb){lo[v], hi[v]};
 }
-VEC vw vw_from(vb stored) {
-    __m256i bias = _mm256_set1_epi8(-128);
-    vi value = {_mm256_xor_si256(stored.lo, bias), _mm256_xor_si256(stored.hi, bias)};
-    return (vw){value, {_mm256_abs_epi8(value.lo), _mm256_abs_epi8(value.hi)}};
-}
-/* Weights are signed here: nothing to make up for. */
-VEC vi vi_dot_begin(int32_t offset) {
-    (void)offset;
-    return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
-}
-VEC __m256i dot_8(__m256i acc, __m256i value, __m256i magnitude, __m256i a) {
-    __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, value));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
-    int32_t quad;
-    memcpy(&quad, a, sizeof quad);
-    __m256i x = _mm256_set1_epi32(quad);
-    return (vi){dot_8(acc.lo, w.value.lo, w.magnitude.lo, x), dot_8(acc.hi, w.value.hi, w.magnitude.hi, x)};
-}
 
 #undef BOTH
-
-enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1 };

@@ -137,10 +137,10 @@ typedef struct {
     int32_t (*dot_all)(const uint8_t *weights, uint32_t n, const int8_t *activations, uint32_t rounds);
 } rwkvc_kernels;
 
+/* Those of other processors are declared and not there; isa/dispatch.c knows. */
 extern const rwkvc_kernels rwkvc_kernels_scalar;
-#if defined(__x86_64__) || defined(_M_X64)
-extern const rwkvc_kernels rwkvc_kernels_avx2, rwkvc_kernels_avx512vnni;
-#endif
+extern const rwkvc_kernels rwkvc_kernels_avx2, rwkvc_kernels_avxvnni, rwkvc_kernels_avx512vnni;
+extern const rwkvc_kernels rwkvc_kernels_neon, rwkvc_kernels_neon_dotprod, rwkvc_kernels_neon_i8mm;
 
 /* dispatch.c. NULL (and the error's text) if unknown or not usable here. */
 const rwkvc_kernels *rwkvc_kernels_get(const char *isa);

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The vocabulary's dot product on AVX-VNNI: vpdpbusd takes weights as they are stored. */
+typedef vb vw;
+
+VEC vw vw_from(vb stored) { return stored; }
+VEC vi vi_dot_begin(int32_t offset) { return (vi){_mm256_set1_epi32(offset), _mm256_set1_epi32(offset)}; }
+VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
+    int32_t quad;
+    memcpy(&quad, a, sizeof quad);
+    __m256i x = _mm256_set1_epi32(quad);
+    return (vi){RWKVC_DPBUSD(acc.lo, w.lo, x), RWKVC_DPBUSD(acc.hi, w.hi, x)};
+}
+
+enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1 };

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The vector vocabulary (vec_scalar.h defines it) on 64-bit ARM: 16 lanes are four registers. Named members, because
+ * gcc keeps an array of vectors in memory. The dot product, vw and the tiles are in dot_neon.h. */
+#include <stdint.h>
+#include <string.h>
+
+typedef struct {
+    float32x4_t a, b, c, d;
+} vf;
+typedef struct {
+    int32x4_t a, b, c, d;
+} vi;
+typedef struct {
+    uint8x16_t a, b, c, d;
+} vb;
+
+/* One operation on the four registers of its operands. */
+#define EACH(op, x) {op((x).a), op((x).b), op((x).c), op((x).d)}
+#define EACH_2(op, x, y) {op((x).a, (y).a), op((x).b, (y).b), op((x).c, (y).c), op((x).d, (y).d)}
+#define EACH_3(op, x, y, z)                                                                                            \
+    {op((x).a, (y).a, (z).a), op((x).b, (y).b, (z).b), op((x).c, (y).c, (z).c), op((x).d, (y).d, (z).d)}
+
+VEC vf vf_set1(float x) {
+    float32x4_t four = vdupq_n_f32(x);
+    return (vf){four, four, four, four};
+}
+VEC vf vf_zero(void) { return vf_set1(0); }
+VEC vf vf_load(const float *p) { return (vf){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+VEC void vf_store(float *p, vf x) {
+    vst1q_f32(p, x.a);
+    vst1q_f32(p + 4, x.b);
+    vst1q_f32(p + 8, x.c);
+    vst1q_f32(p + 12, x.d);
+}
+VEC vf vf_load_n(const float *p, uint32_t n) {
+    float lanes[16] = {0};
+    memcpy(lanes, p, n * sizeof *p);
+    return vf_load(lanes);
+}
+VEC void vf_store_n(float *p, vf x, uint32_t n) {
+    float lanes[16];
+    vf_store(lanes, x);
+    memcpy(p, lanes, n * sizeof *p);
+}
+VEC vf vf_keep_n(vf x, uint32_t n) {
+    float lanes[16];
+    vf_store(lanes, x);
+    return vf_load_n(lanes, n);
+}
+VEC vf vf_load_half(const uint16_t *p) {
+    float16x8_t lo = vreinterpretq_f16_u16(vld1q_u16(p)), hi = vreinterpretq_f16_u16(vld1q_u16(p + 8));
+    return (vf){vcvt_f32_f16(vget_low_f16(lo)), vcvt_high_f32_f16(lo), vcvt_f32_f16(vget_low_f16(hi)),
+                vcvt_high_f32_f16(hi)};
+}
+VEC vf vf_from_vi(vi x) { return (vf)EACH(vcvtq_f32_s32, x); }
+VEC vf vf_load_i8(const int8_t *p) {
+    int8x16_t bytes = vld1q_s8(p);
+    int16x8_t lo = vmovl_s8(vget_low_s8(bytes)), hi = vmovl_high_s8(bytes);
+    return vf_from_vi(
+        (vi){vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)});
+}
+VEC vf vf_add(vf x, vf y) { return (vf)EACH_2(vaddq_f32, x, y); }
+VEC vf vf_sub(vf x, vf y) { return (vf)EACH_2(vsubq_f32, x, y); }
+VEC vf vf_mul(vf x, vf y) { return (vf)EACH_2(vmulq_f32, x, y); }
+VEC vf vf_div(vf x, vf y) { return (vf)EACH_2(vdivq_f32, x, y); }
+VEC vf vf_fma(vf x, vf y, vf z) { return (vf)EACH_3(vfmaq_f32, z, x, y); }
+VEC vf vf_fnma(vf x, vf y, vf z) { return (vf)EACH_3(vfmsq_f32, z, x, y); }
+VEC float32x4_t larger_4(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
+VEC float32x4_t smaller_4(float32x4_t x, float32x4_t y) { return vbslq_f32(vcltq_f32(x, y), x, y); }
+/* Not fmax and fmin: they treat NaN and zeros of both signs differently. */
+VEC vf vf_max(vf x, vf y) { return (vf)EACH_2(larger_4, x, y); }
+VEC vf vf_min(vf x, vf y) { return (vf)EACH_2(smaller_4, x, y); }
+VEC vf vf_abs(vf x) { return (vf)EACH(vabsq_f32, x); }
+VEC vf vf_round(vf x) { return (vf)EACH(vrndnq_f32, x); }
+VEC vf vf_where_less(vf x, vf limit, vf y, vf z) {
+    struct {
+        uint32x4_t a, b, c, d;
+    } less = EACH_2(vcltq_f32, x, limit);
+    return (vf)EACH_3(vbslq_f32, less, y, z);
+}
+VEC float32x4_t exp2_int_4(float32x4_t n) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
+}
+VEC vf vf_exp2_int(vf n) { return (vf)EACH(exp2_int_4, n); }
+VEC float vf_sum(vf x) {
+    float32x4_t four = vaddq_f32(vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d));
+    float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+VEC uint32x4_t size_bits_4(float32x4_t x) { return vreinterpretq_u32_f32(vabsq_f32(x)); }
+VEC float vf_largest_size(vf x, vf y) {
+    uint32x4_t ab =
+        vmaxq_u32(vmaxq_u32(size_bits_4(x.a), size_bits_4(x.b)), vmaxq_u32(size_bits_4(y.a), size_bits_4(y.b)));
+    uint32x4_t cd =
+        vmaxq_u32(vmaxq_u32(size_bits_4(x.c), size_bits_4(x.d)), vmaxq_u32(size_bits_4(y.c), size_bits_4(y.d)));
+    uint32_t bits = vmaxvq_u32(vmaxq_u32(ab, cd));
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    return largest;
+}
+VEC float vf_largest(vf x) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.a, x.b), vmaxq_f32(x.c, x.d))); }
+VEC vi vi_from_vf(vf x) { return (vi)EACH(vcvtnq_s32_f32, x); }
+VEC vi vi_add(vi x, vi y) { return (vi)EACH_2(vaddq_s32, x, y); }
+VEC int32_t vi_sum(vi x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
+VEC void vi_store_i8(int8_t *p, vi x) {
+    int16x8_t lo = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), hi = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+
+VEC vb vb_load(const uint8_t *p) { return (vb){vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}; }
+VEC void vb_store(uint8_t *p, vb x) {
+    vst1q_u8(p, x.a);
+    vst1q_u8(p + 16, x.b);
+    vst1q_u8(p + 32, x.c);
+    vst1q_u8(p + 48, x.d);
+}
+VEC void interleave_16(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d, uint8x16_t out[4]) {
+    uint16x8_t ab_lo = vreinterpretq_u16_u8(vzip1q_u8(a, b)), ab_hi = vreinterpretq_u16_u8(vzip2q_u8(a, b));
+    uint16x8_t cd_lo = vreinterpretq_u16_u8(vzip1q_u8(c, d)), cd_hi = vreinterpretq_u16_u8(vzip2q_u8(c, d));
+    out[0] = vreinterpretq_u8_u16(vzip1q_u16(ab_lo, cd_lo));
+    out[1] = vreinterpretq_u8_u16(vzip2q_u16(ab_lo, cd_lo));
+    out[2] = vreinterpretq_u8_u16(vzip1q_u16(ab_hi, cd_hi));
+    out[3] = vreinterpretq_u8_u16(vzip2q_u16(ab_hi, cd_hi));
+}
+VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
+    uint8x16_t w[4], x[4], y[4], z[4];
+    interleave_16(a.a, b.a, c.a, d.a, w);
+    interleave_16(a.b, b.b, c.b, d.b, x);
+    interleave_16(a.c, b.c, c.c, d.c, y);
+    interleave_16(a.d, b.d, c.d, d.d, z);
+    UNROLL for (int v = 0; v < 4; v++) out[v] = (vb){w[v], x[v], y[v], z[v]};
+}
