@@ -79,7 +79,7 @@ const char *rwkvc_isa_needs(const char *name);
 /* The one contexts use when none is asked for: the best usable, or RWKV_CPU_ISA of the environment.
  * E_UNSUPPORTED (and NULL) when RWKV_CPU_ISA names one that is unknown or not usable here. */
 rwkvc_status rwkvc_isa_default(const char **name);
-/* Physical cores this process may use (affinity, cgroup quota), at least 1. */
+/* Physical cores this process may use (affinity, cgroup quota; threads of one core count once), at least 1. */
 uint32_t rwkvc_default_threads(void);
 
 /* ------------------------------------------------------------------- what a version is made of */
@@ -233,6 +233,10 @@ rwkvc_status rwkvc_model_tensor(const rwkvc_model *model, uint32_t i, rwkvc_tens
 /* Where a tensor's bytes lie in the mapping: "tokenizer.world", "tokenizer.sentencepiece",
  * "chat_template", or a model tensor by name. NULL if there is none. */
 const void *rwkvc_model_bytes(const rwkvc_model *model, const char *name, uint64_t *size_bytes);
+/* Fault in memory that the host has mapped, a model's bytes say, so that the first forward need not: asks the system to
+ * read ahead, then maps page after page in the calling thread, which should be one that nobody waits for. *cancel set
+ * (may be NULL) ends it within milliseconds: E_CANCELLED. E_FORMAT: a file that became shorter, or an unreadable disk. */
+rwkvc_status rwkvc_prefault(const void *bytes, uint64_t size_bytes, const int32_t *cancel);
 /* Bytes of weights one decoded token reads with no zero skipped (embedding: its one row). */
 uint64_t rwkvc_model_token_bytes(const rwkvc_model *model);
 

@@ -1,12 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Which instruction sets there are, which this machine runs, which one to use; how many threads. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <sched.h>
+ * Which instruction sets there are, which this machine runs, which one to use. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "isa/target.h"
 #include "kernels/kernels.h"
@@ -135,82 +130,4 @@ rwkvc_status rwkvc_isa_default(const char **name) {
     for (int i = 0; i < N_ISAS && !*name; i++)
         if (isas[i].usable()) *name = isas[i].kernels->name;
     return RWKVC_OK;
-}
-
-/* ------------------------------------------------------------------------------------- threads */
-
-#if defined(__linux__)
-static long read_number(const char *path) {
-    long value = -1;
-    FILE *file = fopen(path, "r");
-    if (!file) return -1;
-    if (fscanf(file, "%ld", &value) != 1) value = -1;
-    fclose(file);
-    return value;
-}
-
-/* Cores this process may run on, counting the threads of one core once. */
-static long physical_cores(void) {
-    cpu_set_t mask;
-    if (sched_getaffinity(0, sizeof mask, &mask)) return sysconf(_SC_NPROCESSORS_ONLN);
-    long seen[CPU_SETSIZE], cores = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &mask)) continue;
-        char path[96];
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_id", cpu);
-        long core = read_number(path);
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/physical_package_id", cpu);
-        long id = core < 0 ? -1 - cpu : read_number(path) * 65536 + core;
-        bool known = false;
-        for (long i = 0; i < cores && !known; i++) known = seen[i] == id;
-        if (!known) seen[cores++] = id;
-    }
-    return cores;
-}
-
-/* Whole cores that a quota file of cgroup v2 ("max 100000", "150000 100000") allows; 0: no limit. */
-static long quota_cores(const char *path) {
-    long quota = -1, period = 0;
-    FILE *file = fopen(path, "r");
-    if (!file) return 0;
-    if (fscanf(file, "%ld %ld", &quota, &period) != 2) quota = -1;
-    fclose(file);
-    if (quota <= 0 || period <= 0) return 0;
-    return quota < period ? 1 : quota / period;
-}
-
-/* The tightest limit of this process' control group and those above it; 0: none. */
-static long cgroup_cores(void) {
-    static const char root[] = "/sys/fs/cgroup";
-    char line[512], path[600] = "";
-    long limit = 0;
-    FILE *file = fopen("/proc/self/cgroup", "r");
-    while (file && fgets(line, sizeof line, file))
-        if (strncmp(line, "0::/", 4) == 0)
-            snprintf(path, sizeof path, "%s%.*s", root, (int)strcspn(line + 3, "\n"), line + 3);
-    if (file) fclose(file);
-    for (size_t length = strlen(path); length >= sizeof root - 1 && length > 0; length--) {
-        if (path[length] != '/' && path[length] != '\0') continue;
-        char quota[620];
-        snprintf(quota, sizeof quota, "%.*s/cpu.max", (int)length, path);
-        long cores = quota_cores(quota);
-        if (cores && (limit == 0 || cores < limit)) limit = cores;
-    }
-    if (limit) return limit;
-    long quota = read_number("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-    long period = read_number("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-    return quota > 0 && period > 0 ? (quota < period ? 1 : quota / period) : 0;
-}
-#endif
-
-uint32_t rwkvc_default_threads(void) {
-    long cores = 1;
-#if defined(__linux__)
-    cores = physical_cores();
-    long limit = cgroup_cores();
-    if (limit > 0 && limit < cores) cores = limit;
-#elif defined(_SC_NPROCESSORS_ONLN)
-    cores = sysconf(_SC_NPROCESSORS_ONLN);
-#endif
-    return cores < 1 ? 1 : cores > 256 ? 256 : (uint32_t)cores;
 }

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * How many threads to begin with: the physical cores that this process may use.
+ *
+ * The hardware threads of one core share its arithmetic units and its path to memory, so a second one gains nothing
+ * here. Fast and slow cores of a hybrid CPU all count: work is taken item by item, so a slow core takes fewer. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "threads/cores.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#if defined(_WIN32)
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+enum { MAX_DEFAULT_THREADS = 256, MAX_CPUS = 1 << 16, PATH_BYTES = 1024 };
+
+/* ----------------------------------------------------------------------- cores (Linux's sysfs) */
+
+/* The first CPU of a list as sysfs writes it, "0-1,8-9", that is in `allowed`; n_cpus if none is or there is no list. */
+static uint32_t first_allowed(const char *path, const uint8_t *allowed, uint32_t n_cpus) {
+    FILE *file = fopen(path, "r");
+    uint32_t found = n_cpus;
+    unsigned first, last;
+    while (file && found == n_cpus && fscanf(file, "%u", &first) == 1) {
+        last = first;
+        int c = fgetc(file);
+        if (c == '-') {
+            if (fscanf(file, "%u", &last) != 1) break;
+            c = fgetc(file);
+        }
+        for (uint32_t cpu = first; cpu <= last && cpu < n_cpus && found == n_cpus; cpu++)
+            if (allowed[cpu]) found = cpu;
+        if (c != ',') break;
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+/* CPUs of `allowed` that are the first such one of their core. */
+static uint32_t physical_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus) {
+    /* The second is the first's name before Linux 5.3. Core ids are no substitute: they repeat from cluster to cluster. */
+    static const char *const lists[] = {"core_cpus_list", "thread_siblings_list"};
+    uint32_t cores = 0;
+    for (uint32_t cpu = 0; cpu < n_cpus; cpu++) {
+        if (!allowed[cpu]) continue;
+        uint32_t first = n_cpus;
+        for (int i = 0; i < 2 && first == n_cpus; i++) {
+            char path[PATH_BYTES];
+            snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%u/topology/%s", root, cpu, lists[i]);
+            first = first_allowed(path, allowed, n_cpus);
+        }
+        cores += first == cpu || first == n_cpus; /* nothing known about it: a core of its own */
+    }
+    return cores;
+}
+
+/* ---------------------------------------------------------------------------- quotas (cgroups) */
+
+/* Whole CPUs that "quota period" allows, at least one; 0: no limit. More threads than that would be stopped together
+ * for the rest of each period. */
+static uint32_t whole_cpus(long quota, long period) {
+    if (quota <= 0 || period <= 0) return 0;
+    return quota < period ? 1 : (uint32_t)rwkvc_min((uint64_t)(quota / period), MAX_DEFAULT_THREADS);
+}
+
+static uint32_t quota_v2(const char *group) { /* cpu.max: "150000 100000" or "max 100000" */
+    char path[PATH_BYTES + 32];
+    long quota = 0, period = 0;
+    snprintf(path, sizeof path, "%s/cpu.max", group);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    if (fscanf(file, "%ld %ld", &quota, &period) != 2) quota = 0;
+    fclose(file);
+    return whole_cpus(quota, period);
+}
+
+static long read_number(const char *group, const char *name) {
+    char path[PATH_BYTES + 32];
+    long value = 0;
+    snprintf(path, sizeof path, "%s/%s", group, name);
+    FILE *file = fopen(path, "r");
+    if (!file) return 0;
+    if (fscanf(file, "%ld", &value) != 1) value = 0;
+    fclose(file);
+    return value;
+}
+
+static uint32_t quota_v1(const char *group) {
+    return whole_cpus(read_number(group, "cpu.cfs_quota_us"), read_number(group, "cpu.cfs_period_us"));
+}
+
+static uint32_t tighter(uint32_t a, uint32_t b) { return a && (b == 0 || a < b) ? a : b; }
+
+/* The tightest quota of the group `mount`/`group` and of those above it, `mount` included. In a container the group's
+ * path may be the host's and not exist here: then the mount's own files are what is left, and right. */
+static uint32_t tightest(const char *mount, const char *group, uint32_t (*quota)(const char *)) {
+    char path[PATH_BYTES];
+    int length = snprintf(path, sizeof path, "%s%s", mount, group);
+    if (length < 0 || length >= (int)sizeof path) return quota(mount);
+    uint32_t limit = quota(path);
+    while ((size_t)length > strlen(mount)) {
+        if (path[--length] != '/') continue;
+        path[length] = '\0';
+        limit = tighter(quota(path), limit);
+    }
+    return limit;
+}
+
+/* Whether "cpu" is one of the comma-separated controllers. */
+static bool has_cpu(const char *controllers) {
+    for (const char *at = controllers; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, "cpu", 3) == 0 && (at[3] == ',' || at[3] == '\0')) return true;
+    }
+    return false;
+}
+
+static uint32_t quota_cpus(const char *root) {
+    char path[PATH_BYTES], line[PATH_BYTES];
+    uint32_t limit = 0;
+    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof line, file)) { /* "0::/a/b" (v2) or "4:cpu,cpuacct:/a/b" (v1) */
+        line[strcspn(line, "\n")] = '\0';
+        char *controllers = strchr(line, ':');
+        char *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group) continue;
+        *group++ = '\0';
+        controllers++;
+        char mount[PATH_BYTES];
+        if (*controllers == '\0') {
+            snprintf(mount, sizeof mount, "%s/sys/fs/cgroup", root);
+            limit = tighter(tightest(mount, group, quota_v2), limit);
+        } else if (has_cpu(controllers)) {
+            snprintf(mount, sizeof mount, "%s/sys/fs/cgroup/cpu", root);
+            limit = tighter(tightest(mount, group, quota_v1), limit);
+            snprintf(mount, sizeof mount, "%s/sys/fs/cgroup/%.200s", root, controllers);
+            limit = tighter(tightest(mount, group, quota_v1), limit);
+        }
+    }
+    if (file) fclose(file);
+    return limit;
+}
+
+uint32_t rwkvc_count_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus) {
+    uint32_t cores = physical_cores(root, allowed, n_cpus), limit = quota_cpus(root);
+    if (limit && limit < cores) cores = limit;
+    return cores < 1 ? 1 : (uint32_t)rwkvc_min(cores, MAX_DEFAULT_THREADS);
+}
+
+/* -------------------------------------------------------------------------------- this process */
+
+#if defined(__linux__)
+/* allowed[cpu] = 1 for the CPUs of the affinity mask; *n_cpus is its length. NULL if it cannot be had. */
+static uint8_t *affinity(uint32_t *n_cpus) {
+    for (uint32_t n = 1024; n <= MAX_CPUS; n *= 4) { /* the call refuses a mask shorter than the kernel's own */
+        cpu_set_t *mask = CPU_ALLOC(n);
+        uint8_t *allowed = mask && !sched_getaffinity(0, CPU_ALLOC_SIZE(n), mask) ? calloc(n, 1) : NULL;
+        for (uint32_t cpu = 0; allowed && cpu < n; cpu++) allowed[cpu] = CPU_ISSET_S(cpu, CPU_ALLOC_SIZE(n), mask) != 0;
+        if (mask) CPU_FREE(mask);
+        *n_cpus = n;
+        if (allowed) return allowed;
+    }
+    return NULL;
+}
+#endif
+
+static uint32_t process_cores(void) {
+#if defined(__linux__)
+    uint32_t n_cpus;
+    uint8_t *allowed = affinity(&n_cpus);
+    if (allowed) {
+        uint32_t cores = rwkvc_count_cores("", allowed, n_cpus);
+        free(allowed);
+        return cores;
+    }
+#elif defined(__APPLE__)
+    int cores = 0;
+    size_t size = sizeof cores;
+    if (!sysctlbyname("hw.physicalcpu", &cores, &size, NULL, 0) && cores > 0) return (uint32_t)cores;
+#elif defined(_WIN32)
+    /* Cores of the process's processor group that its affinity mask touches. */
+    DWORD_PTR process = 0, machine = 0;
+    DWORD bytes = 0;
+    GetLogicalProcessorInformation(NULL, &bytes);
+    SYSTEM_LOGICAL_PROCESSOR_INFORMATION *about = malloc(bytes);
+    uint32_t cores = 0;
+    if (about && GetProcessAffinityMask(GetCurrentProcess(), &process, &machine) &&
+        GetLogicalProcessorInformation(about, &bytes))
+        for (DWORD i = 0; i < bytes / sizeof *about; i++)
+            cores += about[i].Relationship == RelationProcessorCore && (about[i].ProcessorMask & process) != 0;
+    free(about);
+    if (cores) return cores;
+#endif
+#if defined(_SC_NPROCESSORS_ONLN)
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    if (online > 0) return (uint32_t)online;
+#endif
+    return 1;
+}
+
+uint32_t rwkvc_default_threads(void) { return (uint32_t)rwkvc_min(process_cores(), MAX_DEFAULT_THREADS); }

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Counting cores; rwkvc_default_threads() of the public header is for this process and machine. */
+#ifndef RWKVC_CORES_H
+#define RWKVC_CORES_H
+
+#include "internal.h"
+
+#if defined(__GNUC__)
+#pragma GCC visibility push(hidden)
+#endif
+
+/* Physical cores among the CPUs allowed[0..n_cpus-1], no more than the cgroup quota, at least 1, as Linux tells under
+ * `root` ("", or where a test keeps a tree of its own) in sys/devices/system/cpu, proc/self/cgroup and sys/fs/cgroup. */
+uint32_t rwkvc_count_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+
+#endif
