@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .errors import RwkvError
     from .generation import Reply, SamplingParams
     from .model import Model
+    from .prefix_cache import PrefixCache
     from .state import State
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Chat",
     "Model",
     "ModelConfig",
+    "PrefixCache",
     "Reply",
     "RwkvError",
     "SamplingParams",
@@ -43,6 +45,7 @@ _HOMES = {
     "Chat": "chat",
     "Model": "model",
     "ModelConfig": "config",
+    "PrefixCache": "prefix_cache",
     "Reply": "generation",
     "RwkvError": "errors",
     "SamplingParams": "generation",

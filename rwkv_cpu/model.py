@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig
     from .generation.loop import Reply
     from .generation.sampling import SamplingParams
+    from .prefix_cache import PrefixCache
     from .tokenizer.base import Tokenizer
 
 __all__ = ["Model"]
@@ -51,7 +52,10 @@ class Model:
     Attributes:
         path: the .rwkv file that is open. metadata: what the file says about its origin.
         config: sizes. tokenizer: None if the file has none. chat_template: bytes of the file's template, or None.
+        prefix_cache: None, or a PrefixCache for generate() and chats to use.
     """
+
+    prefix_cache: PrefixCache | None = None
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, isa: str | None = None) -> None:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
@@ -213,6 +217,10 @@ class Model:
         data: NDArray[np.float32] = np.empty(self._layout.floats, np.float32)
         self._opened().init_state(data)
         return State(self._layout, data)
+
+    def state_from_bytes(self, data: bytes, where: str = "the state") -> State:
+        """The state whose State.pieces(), joined, *data* is; *where* stands in errors. Raises: as load_state()."""
+        return State.from_bytes(data, self._layout, where)
 
     def load_state(self, path: str | os.PathLike[str]) -> State:
         """A state that State.save wrote, or a starting state of state tuning (a .pth or .st file with time_state).
@@ -455,6 +463,7 @@ class Model:
             stop=(stop,) if isinstance(stop, str) else stop,
             cancel=cancel,
             on_progress=on_progress,
+            prefix_cache=self.prefix_cache,
         )
 
     def chat(self, system: str | None = None, **options: Any) -> Chat:

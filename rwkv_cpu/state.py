@@ -24,13 +24,14 @@ import numpy as np
 from .errors import ArgumentError, FormatError, RwkvError, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import BinaryIO
 
     from numpy.typing import NDArray
 
     from .engine import StatePart
 
-__all__ = ["State", "StateLayout", "prefix_digests"]
+__all__ = ["State", "StateLayout", "prefix_digests", "write_whole"]
 
 _FILE_VERSION = "2"
 _READABLE_VERSIONS = ("1", "2")
@@ -177,7 +178,7 @@ class State:
 
         Raises: RwkvError: the file cannot be written.
         """
-        _write_whole(Path(path), self.pieces(f16=f16))
+        write_whole(Path(path), lambda file: file.writelines(self.pieces(f16=f16)))
 
     def pieces(self, *, f16: bool = False) -> list[bytes]:
         """What save() writes, in order."""
@@ -295,14 +296,18 @@ def _split(where: str, raw: bytes) -> tuple[dict[str, Any], bytes]:
     return header, raw[_LENGTH.size + length :]
 
 
-def _write_whole(path: Path, pieces: Sequence[bytes]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], *, private: bool = False) -> None:
+    """Replace *path* by what *write* writes, at once and whole; *private*: for its owner only.
+
+    Raises: RwkvError: it cannot be written; what was there stays.
+    """
     if path.exists() and not path.is_file():
         raise RwkvError(f"{path}: this is not an ordinary file", hint="Name a file.")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("xb") as file:
-            for piece in pieces:
-                file.write(piece)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        with os.fdopen(handle, "w+b") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from rwkv_cpu.chat.thoughts import Piece, ThoughtSplitter
 from rwkv_cpu.errors import Busy, Cancelled
 from rwkv_cpu.generation.loop import generate
 
@@ -34,12 +35,15 @@ class Outcome:
 
     Attributes:
         raw: its text as generated, space at its start included.
+        answer: that without the thought. thought: without its marks.
         finish_reason: as Turn's.
         consumed: the ids of it that *state* has read: all, or all but the last.
         state: nobody else's.
     """
 
     raw: str
+    answer: str
+    thought: str
     finish_reason: str
     stats: Stats
     consumed: list[int]
@@ -64,6 +68,11 @@ class Answer:
         return self._run.text
 
     @property
+    def thought(self) -> str:
+        """What the model thought so far before it answers; "" for models that do not think."""
+        return self._run.thought.strip()
+
+    @property
     def finish_reason(self) -> str | None:
         """None while it runs, then "stop" or "end" (complete), "length" or "cancelled"."""
         return self._run.finish_reason
@@ -82,7 +91,14 @@ class Answer:
         return self
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        while True:
+            piece = next(self._pieces)
+            if not piece.is_thought:
+                return piece.text
+
+    def pieces(self) -> Iterator[Piece]:
+        """The same with the thoughts, each piece marked as thought or answer."""
+        return self._pieces
 
     def __enter__(self) -> Self:
         return self
@@ -116,6 +132,8 @@ class Run:
         read_prompt: gives a state, the last ids of the prompt, which it has not read, and how many it read now.
         finish: called once at the end, with None if there is nothing to keep.
         params, max_tokens, stop, cancel, on_progress: as generation.loop.generate takes them.
+        lead: how the answer begins, which was part of the prompt ("<think").
+        exact: space around the text belongs to it.
         text, tokens, stats, finish_reason: as Answer shows them.
     """
 
@@ -127,12 +145,15 @@ class Run:
     stop: tuple[str, ...]
     cancel: CancelToken | None
     on_progress: Callable[[int, int], None] | None
+    lead: str = ""
+    exact: bool = False
+    thought: str = ""
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     stats: Stats | None = None
     finish_reason: str | None = None
 
-    def produce(self) -> Generator[str, None, None]:
+    def produce(self) -> Generator[Piece, None, None]:
         """The pieces of the answer."""
         outcome: Outcome | None = None
         try:
@@ -174,35 +195,56 @@ class Run:
         if finish is not None:
             finish(outcome)
 
-    def _shown(self, reply: Reply) -> Iterator[str]:
+    def _shown(self, reply: Reply) -> Iterator[Piece]:
         """The pieces without space around the whole."""
         held = ""
-        for piece in reply:
+        splitter = ThoughtSplitter(self.lead)
+        for text in reply:
             self.tokens = list(reply.tokens)
-            held += piece
-            if not self.text:
-                held = held.lstrip()
-            ready = held.rstrip(_MAY_BE_CUT)
-            held = held[len(ready) :]
-            if ready:
-                self.text += ready
-                yield ready
-        tail = _whole(held, reply.finish_reason).rstrip()
+            for piece in splitter.feed(text):
+                if piece.is_thought:
+                    self.thought += piece.text
+                    yield piece
+                    continue
+                held += piece.text
+                if not self.text:
+                    held = self._trimmed(held, held.lstrip())
+                ready = self._trimmed(held, held.rstrip(_MAY_BE_CUT))
+                held = held[len(ready) :]
+                if ready:
+                    self.text += ready
+                    yield Piece(ready, is_thought=False)
+        for piece in splitter.flush():
+            if piece.is_thought:
+                self.thought += piece.text
+                yield piece
+            else:
+                held += piece.text
+        tail = _whole(held, reply.finish_reason)
+        tail = self._trimmed(tail, tail.strip() if not self.text else tail.rstrip())
         if tail:
             self.text += tail
-            yield tail
+            yield Piece(tail, is_thought=False)
+
+    def _trimmed(self, whole: str, trimmed: str) -> str:
+        return whole if self.exact else trimmed
 
     def _outcome(self, reply: Reply, waited: float, n_read: int) -> Outcome | None:
         """None if nothing was answered: a message cancelled before its first word counts as not sent."""
         self.tokens = list(reply.tokens)
         self.finish_reason = reply.finish_reason or "cancelled"
         self.stats = _with_prompt(reply.stats, waited, n_read)
-        raw = _whole(reply.text, self.finish_reason).rstrip()
-        self.text = raw.strip()
+        raw = _whole(reply.text, self.finish_reason)
+        raw = self._trimmed(raw, raw.rstrip())
+        splitter = ThoughtSplitter(self.lead)
+        pieces = [*splitter.feed(raw), *splitter.flush()]
+        answer = "".join(piece.text for piece in pieces if not piece.is_thought)
+        self.thought = "".join(piece.text for piece in pieces if piece.is_thought)
+        self.text = self._trimmed(answer, answer.strip())
         if not self.text and self.finish_reason == "cancelled":
             return None
         consumed = self.tokens[: reply.consumed_tokens]
-        return Outcome(raw, self.finish_reason, self.stats, consumed, reply.state)
+        return Outcome(raw, answer, self.thought.strip(), self.finish_reason, self.stats, consumed, reply.state)
 
 
 def _whole(text: str, finish_reason: str | None) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation with a model: send, undo, retry, edit, fork, save.
+"""A conversation with a model: send, undo, retry, edit, branch, fork, save.
 
 Where an answer ended differently from the template (the model had begun to write "User:" itself, or was interrupted),
 the next message continues from the last kept state that fits, so that nothing foreign is ever in the state.
@@ -8,12 +8,14 @@ the next message continues from the last kept state that fits, so that nothing f
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from rwkv_cpu.chat import jinja
 from rwkv_cpu.chat.answer import Answer, Outcome, Run
-from rwkv_cpu.chat.history import History, Turn
-from rwkv_cpu.chat.snapshots import Snapshots
+from rwkv_cpu.chat.history import Goal, History, Node, Turn
+from rwkv_cpu.chat.shelf import StateShelf
 from rwkv_cpu.chat.template import ChatTemplate
+from rwkv_cpu.chat.thoughts import think_mode
 from rwkv_cpu.errors import ArgumentError, Busy, Cancelled
 from rwkv_cpu.generation.sampling import SamplingParams
 from rwkv_cpu.generation.stop import StopMatcher
@@ -30,10 +32,30 @@ __all__ = ["Answer", "Chat", "Turn"]
 
 DEFAULT_MAX_TOKENS = 2048
 DEFAULT_SNAPSHOT_BYTES = 256_000_000
+DEFAULT_DISK_BYTES = 2_000_000_000
 
 # A longer prompt gets a snapshot at its end, so that /retry need not read it again; for a shorter one the snapshot
 # before it is near enough.
 _LONG_PROMPT_TOKENS = 32
+
+
+class Recorder(Protocol):
+    """Who writes down what happens, as it happens: chat.sessions."""
+
+    def began(self, history: History) -> None:
+        """A new conversation."""
+
+    def asked(self, parent: Node, text: str) -> None:
+        """A question is going to be answered."""
+
+    def took(self, node: Node, branch: str) -> None:
+        """It was, and *node* is the head of *branch*."""
+
+    def dropped(self) -> None:
+        """It was not, and counts as not asked."""
+
+    def moved(self, history: History) -> None:
+        """The head or the branches changed."""
 
 
 class Chat:
@@ -47,7 +69,10 @@ class Chat:
         stop: further texts that end an answer (they are not part of it).
         template: None: the one in the model file.
         state: what a new conversation begins with (a tuned state, say); None: the model's own. Not changed.
-        snapshot_bytes: memory for states kept for undo; where it does not reach, undo reads the conversation again.
+        think: whether and how long a thinking model thinks: "off", "short", "on", "long", or "" as it likes.
+        snapshot_bytes: memory for states kept for undo and the like.
+        disk_bytes: where that does not reach, older states go into files, in the user's folder for such things, until
+            the chat is dropped. Where those do not reach either (0: none), undo reads a part of the conversation again.
         sampling: fields of SamplingParams to change (temperature=0.7).
 
     One chat answers one question at a time: send() while an answer is still being read raises Busy, from the same
@@ -64,7 +89,9 @@ class Chat:
         stop: Sequence[str] = (),
         template: ChatTemplate | None = None,
         state: State | None = None,
+        think: str = "",
         snapshot_bytes: int = DEFAULT_SNAPSHOT_BYTES,
+        disk_bytes: int = DEFAULT_DISK_BYTES,
         **sampling: Any,
     ) -> None:
         self.model = model
@@ -74,11 +101,16 @@ class Chat:
         self.max_tokens: int = advised if max_tokens is None else max_tokens
         self.params = (SamplingParams().replace(**advice) if params is None else params).replace(**sampling)
         self.stop: tuple[str, ...] = _texts(stop)
+        self._think = ""
+        self.think = think
         self._system = system or ""
         self._lock = threading.Lock()
         self._n_sent = 0
         self._start = None if state is None else state.copy()
         self._snapshot_bytes = snapshot_bytes
+        self._disk_bytes = disk_bytes
+        self._recorder: Recorder | None = None
+        self._shelf: StateShelf | None = None
         self._history = self._begin()
 
     @property
@@ -92,6 +124,18 @@ class Chat:
         return self._start
 
     @property
+    def think(self) -> str:
+        """The think mode; may be set. Raises ArgumentError: there is no such mode, or not with this template."""
+        return self._think
+
+    @think.setter
+    def think(self, name: str) -> None:
+        think_mode(name)
+        if name and (self.template.raw or self.template.jinja):
+            raise ArgumentError("this chat template knows no think modes", hint="use the template world")
+        self._think = name
+
+    @property
     def turns(self) -> tuple[Turn, ...]:
         """The conversation so far, oldest first."""
         return tuple(self._history.turns)
@@ -99,7 +143,28 @@ class Chat:
     @property
     def n_tokens(self) -> int:
         """Tokens of the conversation so far."""
-        return len(self._history.ids)
+        return self._history.head.n_ids
+
+    @property
+    def n_turns(self) -> int:
+        """How many turns there are. Unlike len(turns), the same time for any number."""
+        return self._history.n_turns
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation as {"role": "system" | "user" | "assistant", "content": …}, oldest first."""
+        return self._history.messages()
+
+    @property
+    def branch(self) -> str:
+        """Name of the current branch; "main" until another is begun."""
+        return self._history.branch
+
+    @property
+    def branches(self) -> dict[str, int]:
+        """How many turns each branch has, by name, the current one first."""
+        others = {name: node.depth for name, node in self._history.branches.items()}
+        return {self._history.branch: self._history.n_turns, **others}
 
     def send(
         self,
@@ -116,7 +181,7 @@ class Chat:
             cancel: stops it from any thread; what was answered until then stays in the conversation.
             on_progress: called with (tokens read, tokens to read) on the thread that iterates, while a long message
                 is read.
-            overrides: fields of SamplingParams, max_tokens or stop, for this answer only.
+            overrides: fields of SamplingParams, max_tokens, stop or think, for this answer only.
 
         Raises:
             Busy: an answer of this chat is still being read.
@@ -144,6 +209,7 @@ class Chat:
         i: int,
         text: str | None,
         *,
+        keep_as: str | None = None,
         cancel: CancelToken | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         **overrides: Any,
@@ -151,17 +217,23 @@ class Chat:
         """Go back to before turn *i* and send *text* there instead (None: the same text again).
 
         If that is cancelled before the first word, or fails, the conversation is what it was before.
-        Arguments and errors as send(); ArgumentError if there is no such turn.
+        Arguments and errors as send(); ArgumentError if there is no such turn, or a branch *keep_as* already.
+
+        Args:
+            keep_as: the conversation as it was stays as a branch of this name.
         """
         self._acquire()
-        before = self._history.copy()
+        before = self._history.head
         try:
-            i = self._history.turn_index(i)
-            text = self._history.turns[i].user if text is None else text
-            self._history.cut(i)
-            return self._answer(text, cancel, on_progress, overrides, before)
+            if keep_as is not None:
+                self._check_new_branch(keep_as)
+            node = self._history.after(self._history.turn_index(i) + 1)
+            if text is None and node.turn is not None:
+                text = node.turn.user
+            self._history.head = self._history.after(node.depth - 1)
+            return self._answer(str(text), cancel, on_progress, overrides, before, keep_as)
         except BaseException:
-            self._history = before
+            self._history.head = before
             self._lock.release()
             raise
 
@@ -176,12 +248,72 @@ class Chat:
         try:
             if n < 0:
                 raise ArgumentError(f"cannot take back {n} turns")
-            first = self._history.turn_index(-n) if n else len(self._history.turns)
-            taken = self._history.turns[first:]
-            self._history.cut(first)
-            return taken
+            history = self._history
+            first = history.turn_index(-n) if n else history.n_turns
+            after = history.after(first)
+            taken = [node.turn for node in history.head.path() if node.depth > first and node.turn is not None]
+            history.head = after
+            self._moved()
+            return taken[::-1]
         finally:
             self._lock.release()
+
+    def start_branch(self, name: str) -> None:
+        """Go on under a new name from here; the current branch stays as it is, and switch() returns to it.
+
+        Raises: ArgumentError: there is one of this name, or it is no name. Busy: as send().
+        """
+        self._acquire()
+        try:
+            self._check_new_branch(name)
+            history = self._history
+            history.branches[history.branch] = history.head
+            history.branch = name
+            self._moved()
+        finally:
+            self._lock.release()
+
+    def switch(self, name: str) -> None:
+        """Go on with another branch, where it was left. Costs no computation.
+
+        Raises: ArgumentError: there is none of this name. Busy: as send().
+        """
+        self._acquire()
+        try:
+            history = self._history
+            if name == history.branch:
+                return
+            if name not in history.branches:
+                raise ArgumentError(f"no branch {name!r}", hint=f"there are {', '.join(self.branches)}")
+            history.branches[history.branch] = history.head
+            history.head, history.branch = history.branches.pop(name), name
+            self._moved()
+        finally:
+            self._lock.release()
+
+    def delete_branch(self, name: str) -> None:
+        """Forget a branch, with what only it has.
+
+        Raises: ArgumentError: there is none of this name, or it is the current one. Busy: as send().
+        """
+        self._acquire()
+        try:
+            if name not in self._history.branches:
+                here = name == self._history.branch
+                raise ArgumentError(
+                    f"{name!r} is the current branch" if here else f"no branch {name!r}",
+                    hint=f"there are {', '.join(self.branches)}",
+                )
+            del self._history.branches[name]
+            self._moved()
+        finally:
+            self._lock.release()
+
+    def _check_new_branch(self, name: str) -> None:
+        if not name or name != name.strip() or not name.isprintable() or len(name) > 64:
+            raise ArgumentError(f"{name!r} is no name for a branch")
+        if name in self.branches:
+            raise ArgumentError(f"there is a branch {name!r} already", hint="switch() to it, or choose another name")
 
     def reset(self, system: str | None = None) -> None:
         """Begin anew, with the same settings and, unless a new one is given, the same system text."""
@@ -189,7 +321,12 @@ class Chat:
         try:
             if system is not None:
                 self._system = system
+            root = self._history.root
             self._history = self._begin()
+            if system is None:
+                self._history.root.kept = root.kept  # a long system text need not be read again
+            if self._recorder is not None:
+                self._recorder.began(self._history)
         finally:
             self._lock.release()
 
@@ -205,7 +342,9 @@ class Chat:
                 stop=self.stop,
                 template=self.template,
                 state=self._start,
+                think=self._think,
                 snapshot_bytes=self._snapshot_bytes,
+                disk_bytes=self._disk_bytes,
             )
             twin._n_sent = self._n_sent
             twin._history = self._history.copy()
@@ -254,9 +393,23 @@ class Chat:
     # -------------------------------------------------------------------------------------- inside
 
     def _begin(self) -> History:
-        opening = self.template.system_part(self._system)
-        snapshots = Snapshots(self._snapshot_bytes, self.model.state_bytes)
-        return History(self.template, self.model.tokenizer, opening, snapshots)
+        if self._shelf is None:
+            self._shelf = StateShelf(
+                self._snapshot_bytes,
+                self.model.state_bytes,
+                self.model.load_state,
+                max_disk_bytes=self._disk_bytes,
+            )
+        return History(self.template, self.model.tokenizer, self._system, self._shelf)
+
+    def _moved(self) -> None:
+        if self._recorder is not None:
+            self._recorder.moved(self._history)
+
+    def record(self, recorder: Recorder, shelf: StateShelf) -> None:
+        """From now on *recorder* is told what happens, and states are kept on *shelf*. For an empty conversation."""
+        self._recorder, self._shelf = recorder, shelf
+        self._history.shelf = shelf
 
     def _acquire(self) -> None:
         if not self._lock.acquire(blocking=False):
@@ -271,10 +424,12 @@ class Chat:
         cancel: CancelToken | None,
         on_progress: Callable[[int, int], None] | None,
         overrides: dict[str, Any],
-        before: History | None,
+        before: Node | None,
+        keep_as: str | None = None,
     ) -> Answer:
+        think = overrides.pop("think", self._think)
         max_tokens = overrides.pop("max_tokens", self.max_tokens)
-        stops = (*self.template.stop, *_texts(overrides.pop("stop", self.stop)))
+        stops = (*self._template_stops(think), *_texts(overrides.pop("stop", self.stop)))
         StopMatcher(stops)  # raises now, not at the first piece, if one of them is none
         if not isinstance(max_tokens, int) or max_tokens < 1:
             raise ArgumentError(f"max_tokens must be a whole number from 1, not {max_tokens!r}")
@@ -282,55 +437,103 @@ class Chat:
         if params.seed is not None:
             # Another answer each time, yet the same conversation for the same seed.
             params = params.replace(seed=(params.seed + self._n_sent) % 2**64)
-        goal = self._history.goal(text)
+        history = self._history
+        goal = history.goal(text, think)
         self._n_sent += 1
+
+        def read_prompt() -> tuple[State, list[int], int]:
+            if self._recorder is not None:
+                self._recorder.asked(goal.parent, text)
+            return self._read_prompt(goal, cancel, on_progress)
 
         def finish(outcome: Outcome | None) -> None:
             try:
-                if outcome is not None:
-                    self._history.take(text, goal, outcome)
-                elif before is not None:
-                    self._history = before
+                if outcome is None:
+                    if before is not None:
+                        history.head = before
+                    if self._recorder is not None:
+                        self._recorder.dropped()
+                    return
+                node = history.take(text, goal, outcome, file_names=self._recorder is not None)
+                if keep_as is not None and before is not None:
+                    history.branches[keep_as] = before
+                if self._recorder is not None:
+                    self._recorder.took(node, history.branch)
+                    if keep_as is not None:
+                        self._recorder.moved(history)
             finally:
                 self._lock.release()
 
         return Answer(
             Run(
                 model=self.model,
-                read_prompt=lambda: self._read_prompt(goal, cancel, on_progress),
+                read_prompt=read_prompt,
                 finish=finish,
                 params=params,
                 max_tokens=max_tokens,
                 stop=stops,
                 cancel=cancel,
                 on_progress=on_progress,
+                lead=think_mode(think).lead,
+                exact=self.template.raw,
             )
         )
 
+    def _template_stops(self, think: str) -> tuple[str, ...]:
+        if self.template.jinja:
+            return jinja.stops_of(self.template.jinja)
+        return self.template.stops(think)
+
     def _read_prompt(
-        self, goal: list[int], cancel: CancelToken | None, on_progress: Callable[[int, int], None] | None
+        self, goal: Goal, cancel: CancelToken | None, on_progress: Callable[[int, int], None] | None
     ) -> tuple[State, list[int], int]:
         """A state of its own that has read *goal* up to the returned last ids (at least one), and how many it read now.
 
         Raises:
             Cancelled: what was read until then is kept, so that it is not lost.
         """
-        known = self._history.nearest(goal)
-        position = 0 if known is None else known.position
+        known, unread = self._history.nearest(goal)
+        cache = self.model.prefix_cache if known is None else None
         if known is not None:
-            state = known.state.copy()
+            state = known.copy()
         else:
             state = self.model.new_state() if self._start is None else self._start.copy()
-        unread = goal[position:]
-        if len(unread) < _LONG_PROMPT_TOKENS:
-            return state, unread, 0
-        try:
-            self.model.advance(unread[:-1], state, logits="none", cancel=cancel, progress=on_progress)
-        except Cancelled as error:
-            self._history.keep(goal, position + error.n_done, state)
-            raise
-        self._history.keep(goal, len(goal) - 1, state)
-        return state, goal[-1:], len(unread) - 1
+        if cache is not None:
+            unread = unread[cache.find(state, unread) :]
+        total = len(unread) - 1
+        done = 0
+
+        def progress(piece_done: int, _total: int) -> None:
+            if on_progress is not None:
+                on_progress(done + piece_done, total + 1)
+
+        for mark in self._marks(goal, total + 1):
+            n = mark - (len(goal.ids) - len(unread))
+            if n <= 0:
+                continue
+            try:
+                self.model.advance(unread[:n], state, logits="none", cancel=cancel, progress=progress)
+            except Cancelled as error:
+                n_read = len(goal.ids) - len(unread) + error.n_done
+                if n_read > 0:
+                    self._history.keep(goal, n_read, state)
+                raise
+            done, unread = done + n, unread[n:]
+            self._history.keep(goal, mark, state)
+            if cache is not None and mark == goal.n_opening:
+                cache.add(state)
+        return state, unread, done
+
+    @staticmethod
+    def _marks(goal: Goal, n_unread: int) -> list[int]:
+        """After how many of the goal's ids a state is worth keeping."""
+        n = len(goal.ids)
+        marks = {goal.n_opening} if goal.n_opening >= _LONG_PROMPT_TOKENS else set()
+        if 0 < goal.shared < n:
+            marks.add(goal.shared)
+        if n_unread >= _LONG_PROMPT_TOKENS:
+            marks.add(n - 1)
+        return sorted(marks)
 
 
 def _texts(stop: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a conversation consists of: its turns, the token ids the model has read for them, and states along the way.
+"""What a conversation consists of: a tree of turns, the token ids the model has read for each, and kept states.
 
 The ids are always those of the template's text of the turns. An answer's own ids are kept as the model chose them; what
 stands between turns is *pending* text, encoded together with the next message, as it would be in one long text.
+
+Taking a turn back moves the head of the tree only. So undo, edit and branches cost nothing, whatever the length.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rwkv_cpu.chat.snapshots import Snapshot, Snapshots
+from rwkv_cpu.chat import jinja
 from rwkv_cpu.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rwkv_cpu.chat.answer import Outcome
+    from rwkv_cpu.chat.shelf import Slot, StateShelf
     from rwkv_cpu.chat.template import ChatTemplate
     from rwkv_cpu.generation.loop import Stats
     from rwkv_cpu.state import State
     from rwkv_cpu.tokenizer.base import Tokenizer
 
-__all__ = ["Border", "History", "Turn"]
+__all__ = ["MAIN", "Goal", "History", "Kept", "Node", "Turn"]
+
+MAIN = "main"
+# States kept at one point: after its turn, and after one or two questions that were asked there.
+_KEPT_PER_NODE = 4
 
 
 @dataclass(frozen=True)
@@ -34,50 +41,126 @@ class Turn:
         text: the answer, without space around it.
         finish_reason: "stop", "end", "length" or "cancelled" (then text is what there was).
         stats: of the reply; None in a loaded conversation.
+        thought: what the model thought before it answered; no part of what it reads later.
     """
 
     user: str
     text: str
     finish_reason: str
     stats: Stats | None = None
+    thought: str = ""
 
 
 @dataclass(frozen=True)
-class Border:
-    """Where a turn begins: after the first *n_ids* ids; *pending* is text the model has not read yet."""
+class Kept:
+    """A state that has read a node's text and *extra* ids more."""
 
-    n_ids: int
+    extra: tuple[int, ...]
+    slot: Slot
+
+
+@dataclass(eq=False)
+class Node:
+    """A point of the conversation: before the first turn (the root), or after *turn*.
+
+    Attributes:
+        parent: the point before this turn.
+        base: the point whose text this one's continues: the parent, but where a Jinja template writes the past anew.
+        ids: read since *base*. pending: text after them, which the model has not read yet.
+        n_ids: ids from the beginning to here. depth: turns from the beginning to here.
+        number: unique in its tree.
+    """
+
+    parent: Node | None
+    base: Node | None
+    turn: Turn | None
+    ids: tuple[int, ...]
     pending: str
+    number: int
+    kept: list[Kept] = field(default_factory=list)
+    n_ids: int = 0
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        self.n_ids = len(self.ids) + (0 if self.base is None else self.base.n_ids)
+        self.depth = 0 if self.parent is None else self.parent.depth + 1
+
+    def path(self) -> Iterator[Node]:
+        """This node, its parent, and so on, without the root."""
+        node: Node | None = self
+        while node is not None and node.parent is not None:
+            yield node
+            node = node.parent
+
+    def keep(self, extra: Sequence[int], slot: Slot) -> None:
+        """Remember a state that has read *extra* after this point; one for the same ids is replaced."""
+        found = tuple(extra)
+        others = [kept for kept in self.kept if kept.extra != found]
+        self.kept = [*others[1 - _KEPT_PER_NODE :], Kept(found, slot)]
+
+
+@dataclass
+class Goal:
+    """What the model shall have read before it answers: the text up to *base*, then *ids*.
+
+    Attributes:
+        parent: the point in the conversation where the question is asked.
+        shared: so many of the ids belong to the conversation's text; the others only ask for a thought.
+        rest: text of the question that *shared* ids do not cover.
+        n_opening: so many of the ids are the same for every question asked here (a system text), as far as is known.
+    """
+
+    parent: Node
+    base: Node
+    ids: list[int]
+    shared: int
+    rest: str = ""
+    n_opening: int = 0
 
 
 class History:
-    """Turns, ids and snapshots, always in step.
+    """The tree of turns with its kept states.
 
     Args:
         template: how turns are written.
         tokenizer: of the model.
-        opening: text before the first turn.
-        snapshots: an empty store for states.
+        system: text before the first turn.
+        shelf: an empty one for states.
 
     Attributes:
-        turns: oldest first.
-        ids: what the model has read, up to the last border.
-        borders: where each turn begins, and where the next one will.
+        head: where the conversation is now.
+        branch: name of the current branch. branches: the ends of the others by name.
     """
 
-    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, opening: str, snapshots: Snapshots) -> None:
-        self.turns: list[Turn] = []
-        self.ids: list[int] = []
-        self.borders = [Border(0, opening)]
-        self.snapshots = snapshots
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, system: str, shelf: StateShelf) -> None:
         self._template = template
         self._tokenizer = tokenizer
+        self._system = system
+        self._next_number = 1
+        opening = "" if template.jinja else template.system_part(system)
+        self.root = Node(None, None, None, (), opening, 0)
+        self.head = self.root
+        self.branch = MAIN
+        self.branches: dict[str, Node] = {}
+        self.shelf = shelf
 
     def copy(self) -> History:
-        """An independent history with the same past; the states are shared."""
-        twin = History(self._template, self._tokenizer, "", self.snapshots.copy())
-        twin.turns, twin.ids, twin.borders = list(self.turns), list(self.ids), list(self.borders)
+        """An independent history with the same past; points and states are shared."""
+        twin = History(self._template, self._tokenizer, self._system, self.shelf)
+        twin.root, twin.head, twin.branch, twin.branches = self.root, self.head, self.branch, dict(self.branches)
+        twin._next_number = self._next_number
         return twin
+
+    @property
+    def turns(self) -> list[Turn]:
+        """From the first to the current one."""
+        found = [node.turn for node in self.head.path() if node.turn is not None]
+        return found[::-1]
+
+    @property
+    def n_turns(self) -> int:
+        """How many turns there are."""
+        return self.head.depth
 
     def turn_index(self, i: int) -> int:
         """*i*, counted from the end if negative, as an index.
@@ -85,66 +168,186 @@ class History:
         Raises:
             ArgumentError: there is no such turn.
         """
-        n = len(self.turns)
+        n = self.n_turns
         if not -n <= i < n:
             raise ArgumentError(
                 "the conversation has no turns yet" if n == 0 else f"the conversation has only {n} turns"
             )
         return i % n
 
-    def cut(self, n_turns: int) -> None:
-        """Keep the first *n_turns* turns."""
-        del self.turns[n_turns:], self.borders[n_turns + 1 :]
-        del self.ids[self.borders[-1].n_ids :]
-        self.snapshots.forget_beyond(len(self.ids))
+    def after(self, n_turns: int) -> Node:
+        """The point after the first *n_turns* turns."""
+        node = self.head
+        while node.depth > n_turns and node.parent is not None:
+            node = node.parent
+        return node
 
-    def goal(self, message: str) -> list[int]:
-        """The ids the model shall have read before it answers *message*."""
-        part = self.borders[-1].pending + self._template.user_part(message)
-        return self.ids + list(self._tokenizer.encode(part))
+    # ----------------------------------------------------------------------------- reading and answering
 
-    def nearest(self, goal: list[int]) -> Snapshot | None:
-        """The state that is furthest on the way to *goal*."""
-        return self.snapshots.best(goal)
+    def goal(self, message: str, think: str = "") -> Goal:
+        """What the model shall have read before it answers *message*, asked at the head.
 
-    def keep(self, goal: list[int], position: int, state: State) -> None:
-        """Remember *state*, which has read the first *position* ids of *goal*."""
-        if position > 0:
-            base = min(position, len(self.ids))
-            # A copy: a state that was advanced holds a second block to work with.
-            self.snapshots.add(Snapshot(base, tuple(goal[base:position]), state.copy()))
+        Raises: ArgumentError: an empty message, or no such think mode.
+        """
+        if self._template.jinja:
+            return self._written_goal(message, think)
+        head = self.head
+        text = head.pending + self._template.user_part(message)
+        ids = list(self._tokenizer.encode(text))
+        goal = Goal(head, head, ids, len(ids))
+        if think:
+            goal.ids = list(self._tokenizer.encode(head.pending + self._template.user_part(message, think)))
+            goal.shared, goal.rest = self._common(ids, goal.ids, text)
+        if head is self.root and head.pending:
+            opening = list(self._tokenizer.encode(head.pending))
+            goal.n_opening = min(_equal(opening, goal.ids), goal.shared)
+        return goal
 
-    def take(self, message: str, goal: list[int], outcome: Outcome) -> None:
-        """Add the turn of *message*, whose answer began at *goal* and left *outcome*."""
-        kept, unread = split_answer(outcome.raw, outcome.consumed, self._tokenizer.decode_bytes)
-        self.turns.append(Turn(message, outcome.raw.strip(), outcome.finish_reason, outcome.stats))
-        self.ids = goal + outcome.consumed[:kept]
-        self.borders.append(Border(len(self.ids), unread + self._template.separator))
-        # What the state has read beyond the answer is as a rule the beginning of what comes next.
-        self.keep(goal + outcome.consumed, len(goal) + len(outcome.consumed), outcome.state)
+    def nearest(self, goal: Goal) -> tuple[State | None, list[int]]:
+        """The kept state that is furthest on the way to *goal*, and the ids (at least one) that it has not read."""
+        after, node = goal.ids, goal.base
+        while True:
+            for kept in sorted(node.kept, key=lambda kept: -len(kept.extra)):
+                n = len(kept.extra)
+                if n < len(after) and tuple(after[:n]) == kept.extra:
+                    state = kept.slot.get()
+                    if state is not None:
+                        return state, after[n:]
+            if node.base is None:
+                return None, after
+            after = [*node.ids, *after]
+            node = node.base
 
-    def encode(self, turns: list[Turn]) -> None:
-        """Become these turns, by encoding their text. Only for an empty history."""
+    def keep(self, goal: Goal, n_read: int, state: State) -> None:
+        """Remember *state*, which has read the first *n_read* of the goal's ids."""
+        # A copy: a state that was advanced holds a second block to work with.
+        goal.base.keep(goal.ids[:n_read], self.shelf.put(state.copy()))
+
+    def take(self, message: str, goal: Goal, outcome: Outcome, *, file_names: bool = False) -> Node:
+        """Add the turn of *message*, whose answer began at *goal* and left *outcome*; it becomes the head.
+
+        Args:
+            file_names: the state after it is also put into a file, named by the node's number.
+        """
+        answer = outcome.answer if outcome.thought or goal.shared < len(goal.ids) else None
+        turn = Turn(
+            message,
+            outcome.answer.strip() if not self._template.raw else outcome.answer,
+            outcome.finish_reason,
+            outcome.stats,
+            outcome.thought,
+        )
+        number, self._next_number = self._next_number, self._next_number + 1
+        file_name = f"{number}.state" if file_names else None
+        if answer is not None:
+            # The thought is not part of the past: the answer is read again, from before it, with the next question.
+            pending = goal.rest + self._template.answer_part(answer)
+            node = Node(goal.parent, goal.base, turn, tuple(goal.ids[: goal.shared]), pending, number)
+            slot = next((kept.slot for kept in goal.base.kept if kept.extra == node.ids), None)
+            state = None if slot is None else slot.get()
+            if state is not None:
+                node.keep((), self.shelf.put(state, file_name))
+        else:
+            kept, unread = split_answer(outcome.raw, outcome.consumed, self._tokenizer.decode_bytes)
+            ids = (*goal.ids, *outcome.consumed[:kept])
+            node = Node(goal.parent, goal.base, turn, ids, unread + self._template.separator, number)
+            # What the state has read beyond the answer is as a rule the beginning of what comes next.
+            node.keep(outcome.consumed[kept:], self.shelf.put(outcome.state.copy(), file_name))
+        self.head = node
+        return node
+
+    def _common(self, ids: list[int], prompt: list[int], text: str) -> tuple[int, str]:
+        """How many ids *prompt* has in common with those of *text*, and the text after them."""
+        n = _equal(ids, prompt)
+        raw = text.encode("utf-8", "surrogatepass")
+        while True:
+            rest = raw[len(self._tokenizer.decode_bytes(ids[:n])) :]
+            if not rest or rest[0] & 0xC0 != 0x80:
+                return n, rest.decode("utf-8", "surrogatepass")
+            n -= 1
+
+    def _written_goal(self, message: str, think: str) -> Goal:
+        """The goal where a Jinja template writes the whole conversation: as much of it as was read stays."""
+        if not message.strip():
+            raise ArgumentError("the message is empty")
+        if think:
+            raise ArgumentError("this model's own chat template knows no think modes", hint="use --template world")
+        text = jinja.render(self._template.jinja, [*self.messages(), {"role": "user", "content": message}])
+        raw = text.encode("utf-8", "replace")
+        chain = [self.head]
+        while chain[-1].base is not None:
+            chain.append(chain[-1].base)
+        base, n = self.root, 0
+        for node in chain[-2::-1]:
+            piece = self._tokenizer.decode_bytes(node.ids)
+            if not piece or raw[n : n + len(piece)] != piece:
+                break
+            base, n = node, n + len(piece)
+        ids = list(self._tokenizer.encode(raw[n:]))
+        return Goal(self.head, base, ids, len(ids))
+
+    def messages(self) -> list[jinja.Message]:
+        """The conversation as others write it: a list of {"role": …, "content": …}."""
+        found = [{"role": "system", "content": self._system}] if self._system else []
+        for turn in self.turns:
+            found.append({"role": "user", "content": turn.user})
+            found.append({"role": "assistant", "content": turn.text})
+        return found
+
+    # ------------------------------------------------------------------------------- saving and loading
+
+    def chain(self) -> tuple[list[int], list[tuple[int, str]]]:
+        """All ids up to the head, and (n_ids, pending) at the beginning and after each turn. Not for Jinja."""
+        nodes = [self.root, *[*self.head.path()][::-1]]
+        ids = [token for node in nodes for token in node.ids]
+        return ids, [(node.n_ids, node.pending) for node in nodes]
+
+    def add(self, turn: Turn, parent: Node, base: Node, ids: Sequence[int], pending: str, number: int) -> Node:
+        """A point that was saved, as it was."""
+        self._next_number = max(self._next_number, number + 1)
+        return Node(parent, base, turn, tuple(ids), pending, number)
+
+    def add_encoded(self, turn: Turn, parent: Node, number: int | None = None) -> Node:
+        """A turn of which only the text is known, after *parent*."""
+        number = self._next_number if number is None else number
+        if self._template.jinja:
+            return self.add(turn, parent, self.root, (), "", number)
+        answer = self._template.answer_part(turn.text).removesuffix(self._template.separator)
+        question = parent.pending + self._template.user_part(turn.user)
+        ids = [*self._tokenizer.encode(question), *self._tokenizer.encode(answer)]
+        return self.add(turn, parent, parent, ids, self._template.separator, number)
+
+    def encode(self, turns: Sequence[Turn]) -> None:
+        """Go on with these turns, of which only the text is known."""
         for turn in turns:
-            answer = self._template.answer_part(turn.text).removesuffix(self._template.separator)
-            self.ids = self.goal(turn.user) + list(self._tokenizer.encode(answer))
-            self.turns.append(turn)
-            self.borders.append(Border(len(self.ids), self._template.separator))
+            self.head = self.add_encoded(turn, self.head)
 
     def adopt(self, turns: list[Turn], ids: list[Any], borders: list[Any], n_vocab: int) -> None:
-        """Become these turns with the ids and (n_ids, pending) borders they had.
+        """Become these turns with what chain() gave for them. Only for an empty history.
 
         Raises:
             ValueError: they do not belong together.
         """
-        found = [Border(int(n), str(pending)) for n, pending in borders]
-        starts = [border.n_ids for border in found]
-        known = all(isinstance(i, int) and 0 <= i < n_vocab for i in ids)
-        if not known or len(found) != len(turns) + 1 or starts != sorted(starts):
+        found = [(int(n), str(pending)) for n, pending in borders]
+        starts = [n for n, _ in found]
+        if not are_ids(ids, n_vocab) or len(found) != len(turns) + 1 or starts != sorted(starts):
             raise ValueError("its token ids do not go with its turns")
         if starts[0] != 0 or starts[-1] != len(ids):
             raise ValueError("its token ids do not go with its turns")
-        self.turns, self.ids, self.borders = list(turns), list(ids), found
+        self.root.pending = found[0][1]
+        for turn, begin, (end, pending) in zip(turns, starts, found[1:], strict=False):
+            self.head = self.add(turn, self.head, self.head, ids[begin:end], pending, self._next_number)
+
+
+def are_ids(ids: Any, n_vocab: int) -> bool:
+    """Whether a value from a file is a list of token ids."""
+    return isinstance(ids, list) and all(isinstance(i, int) and 0 <= i < n_vocab for i in ids)
+
+
+def _equal(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids at their beginning are the same."""
+    n = min(len(a), len(b))
+    return next((i for i in range(n) if a[i] != b[i]), n)
 
 
 def split_answer(raw: str, consumed: Sequence[int], decode_bytes: Callable[[Sequence[int]], bytes]) -> tuple[int, str]:

@@ -49,26 +49,28 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
         "kind": _KIND,
         "version": _VERSION,
         "model": str(chat.model.path),
-        "tokenizer": _tokenizer_mark(chat.model),
+        "tokenizer": tokenizer_mark(chat.model),
         "template": json.loads(chat.template.to_bytes()),
         "system": chat.system,
         "params": asdict(chat.params),
         "max_tokens": chat.max_tokens,
         "stop": list(chat.stop),
-        "turns": [{"user": t.user, "assistant": t.text, "finish_reason": t.finish_reason} for t in chat.turns],
-        "borders": [(b.n_ids, b.pending) for b in history.borders],
-        "ids": history.ids,
+        "think": chat.think,
+        "turns": [_entry(turn) for turn in chat.turns],
     }
+    if not chat.template.jinja:
+        document["ids"], document["borders"] = history.chain()
     if chat.start is not None:
         document["start"] = _start_mark(chat.start)
     state_file = _state_file(file)
     if state_file.exists() and "state" not in before:
         raise ArgumentError(f"{state_file}: is in the way of the conversation's state", hint="Save under another name.")
-    snapshot = history.snapshots.last()
-    if snapshot is not None and snapshot.base == len(history.ids) >= _LONG_TOKENS:
-        snapshot.state.save(state_file)
+    kept = history.head.kept[-1] if history.head.kept and history.head.n_ids >= _LONG_TOKENS else None
+    snapshot = None if kept is None else kept.slot.get()
+    if kept is not None and snapshot is not None and "ids" in document:
+        snapshot.save(state_file)
         state_file.chmod(0o600)
-        document["state"] = {"tail": list(snapshot.extra), "crc32": zlib.crc32(snapshot.state.data.tobytes())}
+        document["state"] = {"tail": list(kept.extra), "crc32": zlib.crc32(snapshot.data.tobytes())}
     else:
         with contextlib.suppress(FileNotFoundError):
             state_file.unlink()
@@ -111,10 +113,11 @@ def load(path: str | os.PathLike[str], model: Model, start: State | None = None)
             stop=[str(s) for s in _typed(document, "stop", list, [])],
             template=ChatTemplate.from_bytes(json.dumps(document["template"])) if "template" in document else None,
             state=start,
+            think=_typed(document, "think", str, ""),
         )
         chat.params = chat.params_with(_typed(document, "params", dict, {}))
         turns = [_turn(t) for t in _typed(document, "turns", list, [])]
-        if document.get("tokenizer") == _tokenizer_mark(model):
+        if document.get("tokenizer") == tokenizer_mark(model) and "ids" in document:
             ids, borders = _typed(document, "ids", list, []), _typed(document, "borders", list, [])
             chat.history.adopt(turns, ids, borders, model.n_vocab)
             same_start = document.get("start") == (None if start is None else _start_mark(start))
@@ -144,10 +147,10 @@ def _load_state(chat: Chat, file: Path, about: dict[str, Any]) -> None:
     except (RwkvError, OSError) as error:
         _log.info("%s: the conversation will be read again: %s", file, error)
         return
-    tail, ids = [int(i) for i in about.get("tail", ())], chat.history.ids
+    tail, head = [int(i) for i in about.get("tail", ())], chat.history.head
     # The file may be another conversation's that was renamed.
-    if zlib.crc32(state.data.tobytes()) == about.get("crc32") and state.n_tokens == len(ids) + len(tail):
-        chat.history.keep(ids + tail, state.n_tokens, state)
+    if zlib.crc32(state.data.tobytes()) == about.get("crc32") and state.n_tokens == head.n_ids + len(tail):
+        head.keep(tail, chat.history.shelf.put(state))
 
 
 def write_private(path: Path, data: bytes) -> None:
@@ -200,10 +203,16 @@ def _typed(document: dict[str, Any], name: str, kind: type, default: Any) -> Any
 def _turn(entry: Any) -> Turn:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) for k in ("user", "assistant")):
         raise TypeError(f"a turn is {entry!r}")
-    return Turn(entry["user"], entry["assistant"], str(entry.get("finish_reason", "stop")))
+    finish_reason, thought = str(entry.get("finish_reason", "stop")), str(entry.get("thought", ""))
+    return Turn(entry["user"], entry["assistant"], finish_reason, thought=thought)
 
 
-def _tokenizer_mark(model: Model) -> str:
+def _entry(turn: Turn) -> dict[str, str]:
+    entry = {"user": turn.user, "assistant": turn.text, "finish_reason": turn.finish_reason}
+    return {**entry, "thought": turn.thought} if turn.thought else entry
+
+
+def tokenizer_mark(model: Model) -> str:
     """Tells vocabularies apart: the ids of one mean nothing to another."""
     tokenizer = model.tokenizer
     return f"{tokenizer.kind} {tokenizer.n_vocab} {zlib.crc32(tokenizer.to_bytes()):08x}"

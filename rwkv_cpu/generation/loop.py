@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.model import Model
+    from rwkv_cpu.prefix_cache import PrefixCache
     from rwkv_cpu.state import State
 
     FinishReason = Literal["stop", "end", "length", "cancelled"]
@@ -96,6 +97,7 @@ class Reply:
         with_logprobs: bool,
         cancel: CancelToken | None,
         on_progress: Callable[[int, int], None] | None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
@@ -112,6 +114,7 @@ class Reply:
         self._with_logprobs = with_logprobs
         self._cancel = cancel
         self._on_progress = on_progress
+        self._prefix_cache = prefix_cache
         self._tokens_before = state.n_tokens
         self._decoder = model.tokenizer.stream(continuing=True)
         self._text: list[str] = []
@@ -227,6 +230,10 @@ class Reply:
             return cast("NDArray[np.float32]", self._logits)
         started = perf_counter()
         try:
+            if self._prefix_cache is not None:
+                return self._prefix_cache.advance(
+                    self._model, self._prompt, self.state, cancel=self._cancel, progress=self._on_progress
+                )
             return self._advance(self._prompt, self._on_progress)
         finally:
             self._prefill_seconds = perf_counter() - started
@@ -290,6 +297,7 @@ def generate(
     logprobs: bool = False,
     cancel: CancelToken | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> Reply:
     """Continue *prompt* from *state*.
 
@@ -305,6 +313,7 @@ def generate(
         logprobs: also collect each token's log-probability.
         cancel: ends the reply from any thread, the reading of a long prompt too.
         on_progress: called with (tokens read, tokens of the prompt) while the prompt is read.
+        prefix_cache: what it knows of the prompt is not read again.
 
     Returns:
         A Reply to iterate; nothing is computed before that. Its iteration raises TokenError for a prompt that is not
@@ -345,4 +354,5 @@ def generate(
         with_logprobs=logprobs,
         cancel=cancel,
         on_progress=on_progress,
+        prefix_cache=prefix_cache,
     )

@@ -76,6 +76,9 @@ class FakeState:
     def copy(self):
         return FakeState(list(self.ids))
 
+    def pieces(self):
+        return [" ".join(map(str, self.ids)).encode()]
+
 
 class FakeModel:
     """Answers by *script*: what stands after the last "Assistant:" is continued towards script[last message]."""
@@ -90,8 +93,13 @@ class FakeModel:
         self.path = Path("fake.rwkv")
         self.computed = 0  # tokens read in all
 
+    prefix_cache = None
+
     def new_state(self):
         return FakeState()
+
+    def load_state(self, path):
+        return FakeState([int(i) for i in path.read_text().split()])
 
     def advance(self, tokens, state, *, logits="last", cancel=None, progress=None):
         for n, token in enumerate(tokens):

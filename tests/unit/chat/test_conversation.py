@@ -162,13 +162,13 @@ def test_edit_goes_back_and_says_something_else(fake_model):
 
 
 def test_snapshots_that_were_dropped_are_computed_again(fake_model):
-    plain, tight = (chat_with(fake_model, SCRIPT, snapshot_bytes=n) for n in (10**9, 0))
+    plain, tight = (chat_with(fake_model, SCRIPT, snapshot_bytes=n, disk_bytes=0) for n in (10**9, 0))
     for chat in (plain, tight):
         for message in ("stops", "long", "ends", "umlauts", "stops"):
             chat.send(message).read()
         chat.undo(4)
     assert seen_at_next_message(tight) == seen_at_next_message(plain)
-    assert len(tight.history.snapshots) <= 2
+    assert len(tight.history.shelf) <= 2
 
 
 def test_a_fork_goes_its_own_way(fake_model):
