@@ -9,11 +9,18 @@ if TYPE_CHECKING:
     from rwkv_cpu.chat.answer import Answer
     from rwkv_cpu.chat.conversation import Chat
     from rwkv_cpu.chat.history import Turn
+    from rwkv_cpu.chat.sessions import open_session
     from rwkv_cpu.chat.template import ChatTemplate
 
-__all__ = ["Answer", "Chat", "ChatTemplate", "Turn"]
+__all__ = ["Answer", "Chat", "ChatTemplate", "Turn", "open_session"]
 
-_HOME = {"Answer": "answer", "Chat": "conversation", "ChatTemplate": "template", "Turn": "history"}
+_HOME = {
+    "Answer": "answer",
+    "Chat": "conversation",
+    "ChatTemplate": "template",
+    "Turn": "history",
+    "open_session": "sessions",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ the next message continues from the last kept state that fits, so that nothing f
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rwkv_cpu.chat import jinja
 from rwkv_cpu.chat.answer import Answer, Outcome, Run
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
+    from typing_extensions import Self
+
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
@@ -37,6 +39,13 @@ DEFAULT_DISK_BYTES = 2_000_000_000
 # A longer prompt gets a snapshot at its end, so that /retry need not read it again; for a shorter one the snapshot
 # before it is near enough.
 _LONG_PROMPT_TOKENS = 32
+
+
+class Unanswered(NamedTuple):
+    """A question whose answer was never finished, and which turn it would have been (from 0)."""
+
+    text: str
+    turn: int
 
 
 class Recorder(Protocol):
@@ -56,6 +65,9 @@ class Recorder(Protocol):
 
     def moved(self, history: History) -> None:
         """The head or the branches changed."""
+
+    def close(self) -> None:
+        """Nothing more will happen."""
 
 
 class Chat:
@@ -110,6 +122,8 @@ class Chat:
         self._snapshot_bytes = snapshot_bytes
         self._disk_bytes = disk_bytes
         self._recorder: Recorder | None = None
+        self._session = ""
+        self._unanswered: Unanswered | None = None
         self._shelf: StateShelf | None = None
         self._history = self._begin()
 
@@ -406,10 +420,39 @@ class Chat:
         if self._recorder is not None:
             self._recorder.moved(self._history)
 
-    def record(self, recorder: Recorder, shelf: StateShelf) -> None:
+    def record(self, recorder: Recorder, shelf: StateShelf, session: str) -> None:
         """From now on *recorder* is told what happens, and states are kept on *shelf*. For an empty conversation."""
-        self._recorder, self._shelf = recorder, shelf
+        self._recorder, self._shelf, self._session = recorder, shelf, session
         self._history.shelf = shelf
+
+    def go_on(self, n_sent: int, unanswered: Unanswered | None) -> None:
+        """For sessions: so many questions were asked before, and the last one may not have been answered."""
+        self._n_sent, self._unanswered = n_sent, unanswered
+
+    @property
+    def session(self) -> str:
+        """Name of the session this belongs to, "" for none; see sessions.open_session()."""
+        return self._session
+
+    @property
+    def unanswered(self) -> Unanswered | None:
+        """In a session that ended while it answered: that question, until the next one is asked."""
+        return self._unanswered
+
+    def close(self) -> None:
+        """End the use of a session: another program may open it. Harmless for other conversations."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_recorder", None) is not None:
+            self.close()
 
     def _acquire(self) -> None:
         if not self._lock.acquire(blocking=False):
@@ -440,6 +483,7 @@ class Chat:
         history = self._history
         goal = history.goal(text, think)
         self._n_sent += 1
+        self._unanswered = None
 
         def read_prompt() -> tuple[State, list[int], int]:
             if self._recorder is not None:

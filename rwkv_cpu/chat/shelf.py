@@ -18,7 +18,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from rwkv_cpu.chat.places import spill_directory
-from rwkv_cpu.errors import RwkvError
+from rwkv_cpu.errors import RwkvError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,7 @@ class StateShelf:
         self._keys = itertools.count()
         self._memory: OrderedDict[int, State] = OrderedDict()
         self._files: OrderedDict[int, Path] = OrderedDict()
+        self._digests: dict[int, str] = {}
 
     def __len__(self) -> int:
         with self._lock:
@@ -100,10 +101,15 @@ class StateShelf:
             self._make_room()
             return slot
 
-    def adopt(self, file_name: str) -> Slot:
-        """A slot for a file that put() wrote in an earlier run; it is read when it is needed."""
+    def adopt(self, file_name: str, digest: str) -> Slot:
+        """A slot for a file that put() wrote in an earlier run; it is read when it is needed.
+
+        Args:
+            digest: of the state that is meant, in hex; another one in the file is none.
+        """
         with self._lock:
             slot = self._slot()
+            self._digests[slot._key] = digest  # noqa: SLF001 (the shelf's own)
             if self._folder is not None and (self._folder / file_name).is_file():
                 self._files[slot._key] = self._folder / file_name  # noqa: SLF001
             return slot
@@ -115,6 +121,8 @@ class StateShelf:
             if state is None and key in self._files:
                 try:
                     state = self._load(self._files[key])
+                    if key in self._digests and state.digest.hex() != self._digests[key]:
+                        raise StateError(f"{self._files[key]}: this is another turn's state")
                 except (RwkvError, OSError) as error:
                     _log.info("a kept state is lost and will be computed again: %s", error)
                     del self._files[key]
@@ -134,6 +142,7 @@ class StateShelf:
         """Nobody holds the slot any more."""
         with self._lock:
             self._memory.pop(key, None)
+            self._digests.pop(key, None)
             file = self._files.pop(key, None)
         # What belongs to a named session is there for the next run; its folder is cleared with the session.
         if file is not None and not self._persistent:

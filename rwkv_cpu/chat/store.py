@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "start_mark", "tokenizer_mark", "write_private"]
 
 _KIND = "rwkv-cpu conversation"
 _VERSION = 1
@@ -61,7 +61,7 @@ def save(chat: Chat, path: str | os.PathLike[str]) -> None:
     if not chat.template.jinja:
         document["ids"], document["borders"] = history.chain()
     if chat.start is not None:
-        document["start"] = _start_mark(chat.start)
+        document["start"] = start_mark(chat.start)
     state_file = _state_file(file)
     if state_file.exists() and "state" not in before:
         raise ArgumentError(f"{state_file}: is in the way of the conversation's state", hint="Save under another name.")
@@ -120,7 +120,7 @@ def load(path: str | os.PathLike[str], model: Model, start: State | None = None)
         if document.get("tokenizer") == tokenizer_mark(model) and "ids" in document:
             ids, borders = _typed(document, "ids", list, []), _typed(document, "borders", list, [])
             chat.history.adopt(turns, ids, borders, model.n_vocab)
-            same_start = document.get("start") == (None if start is None else _start_mark(start))
+            same_start = document.get("start") == (None if start is None else start_mark(start))
             if not same_start:
                 _log.warning("%s: this conversation began with another starting state", file)
             if "state" in document and same_start:
@@ -132,7 +132,8 @@ def load(path: str | os.PathLike[str], model: Model, start: State | None = None)
     return chat
 
 
-def _start_mark(state: State) -> str:
+def start_mark(state: State) -> str:
+    """Tells starting states apart."""
     return f"{zlib.crc32(state.data.tobytes()):08x}"
 
 
