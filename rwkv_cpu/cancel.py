@@ -19,10 +19,13 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._flag: Any = ffi.new("int32_t *", 0)
+        self._linked: list[Any] = []
 
     def cancel(self) -> None:
         """Ask the work to stop."""
         self._flag[0] = 1
+        for flag in tuple(self._linked):
+            flag[0] = 1
 
     @property
     def cancelled(self) -> bool:
@@ -33,6 +36,20 @@ class CancelToken:
     def pointer(self) -> Any:
         """The flag as the engine's ``const int32_t *``; keep the token while it is in use."""
         return self._flag
+
+    def link(self, flag: Any) -> None:
+        """cancel() sets *flag* too (an ``int32_t *``), until unlink(): for work that serves several tokens at once.
+
+        Without a lock, which a signal handler could wait for in vain: either cancel() sees the flag in the list, or
+        this sees that cancel() was called.
+        """
+        self._linked.append(flag)
+        if self.cancelled:
+            flag[0] = 1
+
+    def unlink(self, flag: Any) -> None:
+        """Take back link()."""
+        self._linked.remove(flag)
 
     def __repr__(self) -> str:
         return f"CancelToken(cancelled={self.cancelled})"

@@ -88,6 +88,7 @@ _DTYPES = {"f32": (lib.RWKVC_DTYPE_F32, 4), "f16": (lib.RWKVC_DTYPE_F16, 2), "bf
 _BLOCKS = {"q8_0": (lib.RWKVC_DTYPE_Q8_0, 34), "q4_0": (lib.RWKVC_DTYPE_Q4_0, 18)}
 _RANKS = {letter: getattr(lib, f"RWKVC_SIZE_RANK_{letter.upper()}") for letter in "wavgms"}
 Dtype = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+LogitsChoice = Literal["last", "all", "none"]
 _LOGITS = {"none": lib.RWKVC_LOGITS_NONE, "last": lib.RWKVC_LOGITS_LAST, "all": lib.RWKVC_LOGITS_ALL}
 
 _ERRORS: dict[int, tuple[type[errors.RwkvError], str]] = {
@@ -492,7 +493,7 @@ class SequenceRun:
     tokens: NDArray[np.uint32]
     state_in: NDArray[np.float32] | None
     state_out: NDArray[np.float32]
-    logits: Literal["none", "last", "all"] = "last"
+    logits: LogitsChoice = "last"
     every_state: bool = False
     n_done: int = 0
     hidden: NDArray[np.float32] | None = None
@@ -551,8 +552,9 @@ class Context:
         *,
         cancel: Any = None,
         progress: Callable[[int, int], None] | None = None,
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Advance every sequence by its tokens in one call; returns logits f32 [rows wanted, n_vocab].
+        """Advance every sequence by its tokens in one call; returns logits f32 [rows wanted, n_vocab], *out* if given.
 
         cancel: an ``int32_t *`` (CancelToken.pointer). progress(done, total) between chunks, on this thread; an
         exception in it ends the call after the chunk (it sets cancel) and is raised here.
@@ -579,7 +581,9 @@ class Context:
             keep.append((tokens, state_out, entry.state_in, entry.hidden))
             rows += {"none": 0, "last": 1, "all": len(run.tokens)}[run.logits]
         n_vocab = model.config.raw.size[lib.RWKVC_SIZE_VOCAB]
-        logits: NDArray[np.float32] = np.empty((rows, n_vocab), np.float32)
+        logits = np.empty((rows, n_vocab), np.float32) if out is None else _checked(out, np.float32)
+        if logits.shape != (rows, n_vocab):
+            raise errors.ArgumentError(f"logits go into [{rows}, {n_vocab}], not {list(logits.shape)}")
         options = ffi.new("rwkvc_forward_options *")
         options.struct_size = ffi.sizeof("rwkvc_forward_options")
         flag = cancel if cancel is not None else ffi.new("int32_t *", 0)
@@ -589,9 +593,9 @@ class Context:
             progress = _nothing  # Python looks at signals only when it runs: Ctrl-C then ends the call after a chunk
         if progress is not None:
             _listen(options, flag, progress, failure)
-        out = ffi.from_buffer("float[]", logits, require_writable=True) if rows else ffi.NULL
+        target = ffi.from_buffer("float[]", logits, require_writable=True) if rows else ffi.NULL
         try:
-            status = lib.rwkvc_forward(self.raw, model.raw, raw, len(runs), out, options)
+            status = lib.rwkvc_forward(self.raw, model.raw, raw, len(runs), target, options)
         finally:
             with _progress_lock:
                 _progress_callbacks.pop(id(options), None)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 import numpy as np
 
 from . import engine
-from .errors import ArgumentError, Busy, Cancelled, ModelClosedError, StateError, TokenError
+from .errors import ArgumentError, ModelClosedError, StateError, TokenError
 from .modelfile import TABLE, ModelFile
+from .scheduler import Job, Scheduler
 from .state import State, StateLayout
 from .tokenizer import KINDS
 
@@ -38,13 +39,12 @@ __all__ = ["Model"]
 
 Tokens = "Sequence[int] | NDArray[np.integer[Any]]"
 Progress = "Callable[[int, int], None]"
-LogitsChoice = Literal["last", "all", "none"]
 
 _open_models: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
 class Model:
-    """An open model. Threads may share it: calls wait for each other.
+    """An open model. Threads may share it: what they ask for at the same time is computed together.
 
     ``Model.load("demo")`` opens the bundled model, a .rwkv file or a checkpoint. Weights are mapped, not read: several
     processes share them. Use it as a context manager, or close() it.
@@ -61,7 +61,6 @@ class Model:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
         self._lock = threading.RLock()
         self._threads, self._isa = threads, isa
-        self._running_calls = 0
         self._context: engine.Context | None = None
         self._file: ModelFile | None = None
         file = ModelFile(os.fspath(path))
@@ -90,6 +89,7 @@ class Model:
         self._layout = StateLayout(
             self._engine.state_floats, self.config.n_layer, parts, fingerprint, self.config.n_vocab
         )
+        self._scheduler = Scheduler(self._engine.token_bytes, self.config.n_vocab)
         template = self._engine.bytes_of("chat_template")
         self.chat_template: bytes | None = None if template is None else bytes(template)
         self._tokenizer: Tokenizer | None = None
@@ -173,9 +173,8 @@ class Model:
 
     @threads.setter
     def threads(self, threads: int | None) -> None:
-        with self._lock:
-            self._opened()
-            self._check_idle()
+        self._opened()
+        with self._scheduler.exclusive():
             fresh = engine.Context(threads, self._isa)
             if self._context is not None:
                 self._context.close()
@@ -270,7 +269,7 @@ class Model:
         tokens: Sequence[int] | NDArray[np.integer[Any]],
         state: State | None = None,
         *,
-        logits: LogitsChoice = "last",
+        logits: engine.LogitsChoice = "last",
         cancel: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[NDArray[np.float32] | None, State]:
@@ -293,7 +292,7 @@ class Model:
         tokens: Sequence[Sequence[int] | NDArray[np.integer[Any]]],
         states: Sequence[State | None] | None = None,
         *,
-        logits: LogitsChoice = "last",
+        logits: engine.LogitsChoice = "last",
         cancel: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[list[NDArray[np.float32] | None], list[State]]:
@@ -305,31 +304,18 @@ class Model:
         states = [None] * len(tokens) if states is None else states
         if len(states) != len(tokens) or not tokens:
             raise ArgumentError(f"{len(tokens)} sequences and {len(states)} states")
-        runs = [
-            engine.SequenceRun(
+        jobs = [
+            Job(
                 self._ids(ids),
-                None if state is None else self._own(state).data,
-                np.empty(self._layout.floats, np.float32),
                 logits,
+                State(self._layout, np.empty(self._layout.floats, np.float32)),
+                fresh=True,
+                source=None if state is None else self._own(state),
             )
             for ids, state in zip(tokens, states, strict=True)
         ]
-        flat = self._run(runs, cancel, progress)
-        found: list[NDArray[np.float32] | None] = []
-        row = 0
-        for run in runs:
-            rows = {"none": 0, "last": 1, "all": len(run.tokens)}[logits]
-            own = flat[row : row + rows]
-            found.append(None if logits == "none" else own[0] if logits == "last" else own)
-            row += rows
-        ends = []
-        for run, state, own in zip(runs, states, found, strict=True):
-            end = State(self._layout, run.state_out)
-            if state is not None:
-                end.n_tokens, end.digest = state.n_tokens, state.digest
-            end.read(run.tokens, own if own is None or own.ndim == 1 else own[-1])
-            ends.append(end)
-        return found, ends
+        self._run(jobs, cancel, progress)
+        return [job.found for job in jobs], [job.state for job in jobs]
 
     @overload
     def advance(
@@ -356,7 +342,7 @@ class Model:
         tokens: Sequence[int] | NDArray[np.integer[Any]],
         state: State,
         *,
-        logits: LogitsChoice = "last",
+        logits: engine.LogitsChoice = "last",
         cancel: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32] | None:
@@ -366,38 +352,18 @@ class Model:
             after any other error it is as it was.
         """
         _check_logits(logits)
-        with self._lock:  # a state's two blocks change places: one thread at a time
-            run = engine.SequenceRun(self._ids(tokens), self._own(state).data, state.swap_target(), logits)
-            try:
-                found = self._run([run], cancel, progress)
-            except Cancelled as error:
-                error.n_done = run.n_done
-                state.replace(run.tokens[: run.n_done])
-                raise
-            state.replace(run.tokens, None if logits == "none" else found[-1])
-        return None if logits == "none" else found[0] if logits == "last" else found
+        job = Job(self._ids(tokens), logits, self._own(state))
+        self._run([job], cancel, progress)
+        return job.found
 
-    def _run(
-        self,
-        runs: list[engine.SequenceRun],
-        cancel: CancelToken | None,
-        progress: Callable[[int, int], None] | None,
+    def _run(self, jobs: list[Job], cancel: CancelToken | None, progress: Callable[[int, int], None] | None) -> None:
+        self._opened()
+        self._scheduler.run(jobs, self._forward, cancel=cancel, progress=progress)
+
+    def _forward(
+        self, runs: Sequence[engine.SequenceRun], *, cancel: Any, out: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        with self._lock:
-            flag = None if cancel is None else cancel.pointer
-            self._running_calls += 1
-            try:
-                return self._running().forward(self._opened(), runs, cancel=flag, progress=progress)
-            finally:
-                self._running_calls -= 1
-
-    def _check_idle(self) -> None:
-        """The lock lets the running thread's own progress callback through: it must not end what it runs in."""
-        if self._running_calls:
-            raise Busy(
-                "the model is running: a progress callback cannot close or change it",
-                hint="Cancel the call, or raise an exception in the callback.",
-            )
+        return self._running().forward(self._opened(), runs, cancel=cancel, out=out)
 
     def _ids(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
         try:
@@ -414,7 +380,7 @@ class Model:
                 f"token {int(ids[at])} at position {at}: the vocabulary has {self.n_vocab}",
                 hint="Encode text with the model's own tokenizer.",
             )
-        return np.ascontiguousarray(ids, np.uint32)
+        return np.array(ids, np.uint32)  # a copy: the caller may change what he gave
 
     def _own(self, state: State) -> State:
         if not isinstance(state, State):
@@ -475,9 +441,13 @@ class Model:
     # ------------------------------------------------------------------------------------- its end
 
     def close(self) -> None:
-        """Free threads, scratch memory and the mapping. Later calls raise ModelClosedError."""
+        """Free threads, scratch memory and the mapping. Later calls raise ModelClosedError, and so do those that other
+        threads are in the middle of; their states stay valid.
+
+        Raises: Busy: in a progress callback.
+        """
+        self._scheduler.close(self._closed_error)
         with self._lock:
-            self._check_idle()
             if self._context is not None:
                 self._context.close()
                 self._context = None
@@ -507,8 +477,11 @@ class Model:
 
     def _mapped(self) -> ModelFile:
         if self._file is None:
-            raise ModelClosedError(f"{self.path}: the model is closed")
+            raise self._closed_error()
         return self._file
+
+    def _closed_error(self) -> ModelClosedError:
+        return ModelClosedError(f"{self.path}: the model is closed")
 
     def _opened(self) -> engine.OpenModel:
         self._mapped()
@@ -523,7 +496,7 @@ class Model:
     def _after_fork(self) -> None:
         """In a child of fork(): the threads stayed in the parent, another thread may have held the lock."""
         self._lock = threading.RLock()
-        self._running_calls = 0
+        self._scheduler = Scheduler(self._engine.token_bytes, self.config.n_vocab)
         self._context = None
 
 

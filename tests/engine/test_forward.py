@@ -30,7 +30,7 @@ from rwkv_cpu.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ISAS = [isa.name for isa in engine.isas() if isa.usable]
@@ -376,18 +376,30 @@ def test_one_nan_in_a_state_is_an_error_on_every_isa(rwkv_file: Path, isa: str, 
                 model.forward(TOKENS[:4], state)
 
 
-def test_tokens_that_change_during_the_call_do_no_harm(model: Model) -> None:
-    """The engine checks the very copy that it uses."""
+def test_tokens_that_change_during_the_call_do_no_harm(model: Model, rwkv_file: Path) -> None:
+    """A model takes a copy; the engine checks the very copy that it uses."""
     ids = np.resize(TOKENS, 60_000).astype(np.uint32)
-    writer = threading.Thread(target=lambda: [ids.fill(value) for value in (5, 0x7FFFFFFF)])
+    expected = model.forward(ids, logits="none")[1]
 
-    def spoil(done: int, total: int) -> None:
-        if not writer.ident:
-            writer.start()
+    def spoiled(call: Callable[[Callable[[int, int], None]], object]) -> None:
+        writer = threading.Thread(target=lambda: [ids.fill(value) for value in (5, 0x7FFFFFFF)])
 
+        def spoil(done: int, total: int) -> None:
+            if not writer.ident:
+                writer.start()
+
+        try:
+            call(spoil)
+        finally:
+            writer.join()
+
+    state = model.new_state()
+    spoiled(lambda spoil: model.advance(ids, state, logits="none", progress=spoil))
+    assert np.array_equal(state.data, expected.data)
+    ids[:] = np.resize(TOKENS, 60_000)
+    run = engine.SequenceRun(ids, None, np.empty_like(state.data), "none")
     with pytest.raises(TokenError, match="changed during the call"):
-        model.advance(ids, model.new_state(), logits="none", progress=spoil)
-    writer.join()
+        spoiled(lambda spoil: model.context.forward(model._engine, [run], progress=spoil))
 
 
 def test_unknown_isa_and_absurd_threads(rwkv_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

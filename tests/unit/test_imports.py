@@ -20,8 +20,8 @@ LAYERS = [
     {"config", "memory"},
     {"engine", "checkpoint"},
     {"cancel", "modelfile"},
-    {"tokenizer", "state"},
-    {"model"},
+    {"tokenizer", "state", "scheduler"},
+    {"model", "prefix_cache"},
     {"generation", "quantize"},
     {"loading", "chat"},
     {"describe", "benchmark", "export"},
@@ -43,6 +43,7 @@ OWNERS = {
     "_cffi_backend": {"engine"},
     "cffi": set(),
     "gguf": {"checkpoint"},
+    "jinja2": {"chat"},
     "torch": set(),
 }
 
