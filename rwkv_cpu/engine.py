@@ -48,6 +48,7 @@ __all__ = [
     "SequenceRun",
     "StatePart",
     "TensorInfo",
+    "ValueReads",
     "abi_version",
     "check",
     "default_isa",
@@ -499,6 +500,22 @@ class SequenceRun:
     hidden: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True)
+class ValueReads:
+    """Inputs of the channel mixes' integer value matrices in passes of one token: ``rwkvc_value_reads``.
+
+    inputs: all of them. columns: those that were not zero. groups: of 32 inputs, with at least one that was not.
+    """
+
+    inputs: int
+    columns: int
+    groups: int
+
+    def since(self, before: ValueReads) -> ValueReads:
+        """What came after *before*."""
+        return ValueReads(self.inputs - before.inputs, self.columns - before.columns, self.groups - before.groups)
+
+
 _progress_callbacks: dict[int, Callable[[int, int], None]] = {}
 _progress_failures: dict[int, Callable[[BaseException], None]] = {}
 _progress_lock = threading.Lock()
@@ -544,6 +561,13 @@ class Context:
     def scratch_bytes(self) -> int:
         """Working memory held now."""
         return int(lib.rwkvc_context_bytes(self.raw))
+
+    @property
+    def value_reads(self) -> ValueReads:
+        """What decoding has met in the channel mixes' value matrices so far."""
+        raw = ffi.new("rwkvc_value_reads *")
+        lib.rwkvc_context_value_reads(self.raw, raw)
+        return ValueReads(int(raw.inputs), int(raw.columns), int(raw.groups))
 
     def forward(
         self,

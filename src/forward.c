@@ -16,6 +16,7 @@ struct rwkvc_context {
     rwkvc_scratch batch;   /* of a call: its parts and segments */
     uint8_t *thread_memory[MAX_THREADS];
     uint64_t thread_bytes;
+    rwkvc_value_reads value_reads;
 };
 
 /* ------------------------------------------------------------------------------------ contexts */
@@ -75,6 +76,8 @@ uint64_t rwkvc_context_bytes(const rwkvc_context *ctx) {
     return ctx->scratch.size + ctx->rows.size + ctx->states.size + ctx->batch.size +
            ctx->thread_bytes * rwkvc_pool_threads(ctx->pool);
 }
+
+void rwkvc_context_value_reads(const rwkvc_context *ctx, rwkvc_value_reads *reads) { *reads = ctx->value_reads; }
 
 rwkvc_pool *rwkvc_context_pool(rwkvc_context *ctx) { return ctx->pool; }
 const rwkvc_kernels *rwkvc_context_kernels(const rwkvc_context *ctx) { return ctx->kernels; }
@@ -286,6 +289,7 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
     pass->embedded = c->model->arch->deep_embed ? take(&ctx->rows, rows * embd * sizeof(float)) : NULL;
     pass->scratch = ctx->scratch;
     pass->thread_memory = ctx->thread_memory;
+    pass->value_reads = &ctx->value_reads;
     pass->n_tokens = rows;
     pass->n_segments = c->n_parts;
     place_segments(c);

@@ -38,6 +38,7 @@ typedef struct rwkvc_pass {
     float *embedded;      /* deep_embed: the residual stream before the first layer [n_tokens, n_embd] */
     rwkvc_scratch scratch;
     uint8_t **thread_memory; /* [threads], each rwkvc_thread_bytes(model) */
+    rwkvc_value_reads *value_reads;
 } rwkvc_pass;
 
 /* ------------------------------------------------------------------------- scratch (forward.c) */

@@ -278,6 +278,13 @@ const char *rwkvc_context_isa(const rwkvc_context *ctx);
 uint32_t rwkvc_context_threads(const rwkvc_context *ctx);
 /* Scratch memory held now. */
 uint64_t rwkvc_context_bytes(const rwkvc_context *ctx);
+/* What passes of a single token met in the channel mixes' integer value matrices since the context was made: inputs in
+ * all, those that were not zero (their columns were read), groups of 32 inputs that had one (their scales were read).
+ * Not to be called during a forward. */
+typedef struct {
+    uint64_t inputs, columns, groups;
+} rwkvc_value_reads;
+void rwkvc_context_value_reads(const rwkvc_context *ctx, rwkvc_value_reads *reads);
 
 #define RWKVC_LOGITS_NONE 0
 #define RWKVC_LOGITS_LAST 1

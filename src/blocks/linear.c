@@ -45,8 +45,8 @@ rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint3
 }
 
 /* The non-zero int8 of one token, group by group, four at a time; gaps repeat a column with 0. */
-static void list_nonzero(const rwkvc_input *input) {
-    uint32_t n = 0;
+static void list_nonzero(const rwkvc_input *input, rwkvc_value_reads *reads) {
+    uint32_t n = 0, columns = 0;
     for (uint32_t g = 0; g < input->q8.groups; g++) {
         const int8_t *values = input->q8.values + (uint64_t)g * RWKVC_GROUP;
         uint32_t in_quad = 0;
@@ -64,10 +64,14 @@ static void list_nonzero(const rwkvc_input *input) {
                 input->quads[n].value[in_quad] = values[j];
                 in_quad = (in_quad + 1) % 4;
                 n += in_quad == 0;
+                columns++;
             }
         }
         n += in_quad > 0;
+        reads->groups += n > input->first[g];
     }
+    reads->inputs += input->cols;
+    reads->columns += columns;
     input->first[input->q8.groups] = n;
     for (uint32_t i = 0; i < SPARSE_AHEAD; i++) memset(&input->quads[n + i], 0, sizeof *input->quads);
 }
@@ -76,7 +80,7 @@ void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_
     if (!input->parts) return;
     pass->kernels->q8_quantise(input->rows + (uint64_t)t * input->ld, input->cols, input->parts, t * input->parts,
                                &input->q8);
-    if (input->first) list_nonzero(input);
+    if (input->first) list_nonzero(input, pass->value_reads);
 }
 
 /* ------------------------------------------------------------------------------------- products */
