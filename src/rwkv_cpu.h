@@ -326,34 +326,69 @@ rwkvc_status rwkvc_forward(rwkvc_context *ctx, const rwkvc_model *model, rwkvc_s
 
 typedef struct rwkvc_sampler rwkvc_sampler;
 
-/* Penalties and bans come first; then top_k, top_p and min_p each look at the probabilities of the whole
- * vocabulary before temperature, and a token must pass all three; temperature last. As in the rwkv package. */
+/* In this order (docs/generation.md has the formulas):
+ *   1. biases are added; penalties are taken off (repetition, presence and frequency, DRY); bans are taken out;
+ *   2. temperature 0: the most likely token. mirostat_tau above 0: mirostat instead of all that follows;
+ *   3. top_k, top_p, min_p and top_a each look at the probabilities of the whole vocabulary before temperature (as in
+ *      the rwkv package), and a token must pass all of them;
+ *   4. typical_p, then XTC, look at the probabilities of what is left, before temperature too;
+ *   5. temperature, and the draw. */
 typedef struct {
     uint32_t struct_size;
-    float temperature;       /* 0: the most likely token */
-    uint32_t top_k;          /* 0: all */
-    float top_p;             /* 1: all */
-    float min_p;             /* 0: all; else relative to the most likely token's probability */
-    float presence_penalty;  /* subtracted once from the logit of a token that occurred, */
-    float frequency_penalty; /* and this times its count, */
-    float penalty_decay;     /* which fades by this factor a token (RWKV's habit: 0.996) */
+    float temperature;           /* 0: the most likely token */
+    uint32_t top_k;              /* 0: all */
+    float top_p;                 /* 1: all */
+    float min_p;                 /* 0: all; else relative to the most likely token's probability */
+    float top_a;                 /* 0: all; else p >= top_a * (largest p)^2 */
+    float typical_p;             /* 1: all; else the share of the tokens whose surprise is nearest to the entropy */
+    float xtc_probability;       /* 0: never; else how often only the least likely of the tokens */
+    float xtc_threshold;         /* that are this likely or more is kept of them */
+    float mirostat_tau;          /* 0: off; else the surprise to aim at, in bits (version 2) */
+    float mirostat_eta;          /* and how fast */
+    float presence_penalty;      /* subtracted once from the logit of a token that occurred, */
+    float frequency_penalty;     /* and this times its count, */
+    float repetition_penalty;    /* 1: none; else positive logits are divided, others multiplied by 1 + (this - 1) *
+                                    min(count, 1) first */
+    float penalty_decay;         /* counts fade by this factor a token (RWKV's habit: 0.996) */
+    float dry_multiplier;        /* 0: off; else against going on with a sequence that occurred: this times */
+    float dry_base;              /* this to the power of what is repeated beyond */
+    uint32_t dry_allowed_length; /* tokens, */
+    uint32_t dry_range;          /* looking at so many of the last tokens */
     uint64_t seed;
 } rwkvc_sampler_options;
 
 void rwkvc_sampler_defaults(rwkvc_sampler_options *options);
 rwkvc_status rwkvc_sampler_create(uint32_t n_vocab, const rwkvc_sampler_options *options, rwkvc_sampler **sampler);
 void rwkvc_sampler_destroy(rwkvc_sampler *sampler);
-/* Never choose these ids. Replaces the earlier list. */
+/* Never choose these ids. Replaces the earlier list, as the next three do theirs. */
 rwkvc_status rwkvc_sampler_ban(rwkvc_sampler *sampler, const uint32_t *ids, uint32_t n);
-/* Ids whose count stays 0 (digits, space and tab in the rwkv package). Replaces the earlier list. */
+/* Ids whose count stays 0 (digits, space and tab in the rwkv package). */
 rwkvc_status rwkvc_sampler_exempt(rwkvc_sampler *sampler, const uint32_t *ids, uint32_t n);
-/* Choose from logits f32 [n_vocab] (left unchanged). *logprob (may be NULL): natural log of the chosen token's
- * probability under the untouched logits. E_NONFINITE: NaN, +Inf, or nothing left to choose from. */
-rwkvc_status rwkvc_sampler_sample(rwkvc_sampler *sampler, const float *logits, uint32_t *token, float *logprob);
-/* Count a token for the penalties (a chosen one is not counted by itself). */
+/* Ids over which DRY sees no repetition (line ends, say). */
+rwkvc_status rwkvc_sampler_dry_breakers(rwkvc_sampler *sampler, const uint32_t *ids, uint32_t n);
+/* Finite numbers to add to the logits of ids. */
+rwkvc_status rwkvc_sampler_bias(rwkvc_sampler *sampler, const uint32_t *ids, const float *biases, uint32_t n);
+/* Choose from logits f32 [n_vocab] (left unchanged). allowed (may be NULL): a bit per token, the lowest of the first
+ * word for token 0; ceil(n_vocab / 32) words. *logprob (may be NULL): natural log of the chosen token's probability
+ * under the untouched logits. E_NONFINITE: NaN, +Inf, or nothing left to choose from. */
+rwkvc_status rwkvc_sampler_sample(rwkvc_sampler *sampler, const float *logits, const uint32_t *allowed, uint32_t *token,
+                                  float *logprob);
+/* The n most likely tokens under the untouched logits (1 to 1024), best first, and the logs of their probabilities.
+ * Changes nothing that sampling depends on. */
+rwkvc_status rwkvc_sampler_top(rwkvc_sampler *sampler, const float *logits, uint32_t n, uint32_t *ids, float *logprobs);
+/* Count a token for the penalties and remember it for DRY (a chosen one is not counted by itself). */
 rwkvc_status rwkvc_sampler_accept(rwkvc_sampler *sampler, uint32_t token);
-/* Forget the counted tokens and start the random sequence again from the seed. */
+/* Remember tokens for DRY only: a prompt. */
+rwkvc_status rwkvc_sampler_observe(rwkvc_sampler *sampler, const uint32_t *tokens, uint64_t n);
+/* Go on from where another sampler of the same vocabulary and options is: what it counted, its random numbers. */
+rwkvc_status rwkvc_sampler_follow(rwkvc_sampler *sampler, const rwkvc_sampler *leader);
+/* Forget all tokens and start the random sequence again from the seed. */
 void rwkvc_sampler_reset(rwkvc_sampler *sampler);
+
+/* logprobs[i] = natural log of the probability of tokens[i] under logits[i] (f32 [n, n_vocab]); ranks[i] (may be NULL)
+ * = how many tokens are likelier. E_TOKEN, E_NONFINITE. */
+rwkvc_status rwkvc_logprobs(const float *logits, uint32_t n_vocab, const uint32_t *tokens, uint64_t n, float *logprobs,
+                            uint32_t *ranks);
 
 /* -------------------------------------------------------------------------------- World tokenizer */
 

@@ -6,6 +6,8 @@
 #ifndef RWKVC_SAMPLER_MATH_H
 #define RWKVC_SAMPLER_MATH_H
 
+#include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -41,6 +43,23 @@ static inline vec fill(float x) { return (vec){x, x, x, x}; }
 static inline vec pick(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
 static inline vec larger(vec a, vec b) { return pick(a > b, a, b); }
+
+/* The largest of x[BLOCK]; sets *bad if any is NaN or +Inf. */
+static inline float block_peak(const float *x, bool *bad) {
+    vec peak[4];
+    ivec good = {-1, -1, -1, -1};
+    for (uint32_t j = 0; j < 4; j++) peak[j] = fill(-INFINITY);
+    for (uint32_t i = 0; i < BLOCK; i += 4 * VEC)
+        for (uint32_t j = 0; j < 4; j++) {
+            vec v = load(x + i + j * VEC);
+            good &= v < fill(INFINITY);
+            peak[j] = larger(v, peak[j]);
+        }
+    peak[0] = larger(larger(peak[0], peak[1]), larger(peak[2], peak[3]));
+    *bad |= !(good[0] & good[1] & good[2] & good[3]);
+    float a = peak[0][0] > peak[0][1] ? peak[0][0] : peak[0][1], b = peak[0][2] > peak[0][3] ? peak[0][2] : peak[0][3];
+    return a > b ? a : b;
+}
 
 /* exp(x) for x <= 0, with a relative error of 1e-7; 0 below -87.
  * exp(x) = 2^n exp(r) with |r| <= ln(2)/2; adding and subtracting 1.5 * 2^23 rounds to an integer. */

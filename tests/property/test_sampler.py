@@ -38,7 +38,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def may_be_chosen(logits: np.ndarray, params: SamplingParams) -> np.ndarray:
     """Mask of tokens that pass all cuts, with a margin for sums that end within rounding of one."""
     p = np.exp(log_softmax(logits))
-    order = np.argsort(-p, kind="stable")
+    order = np.argsort(-logits.astype(np.float64), kind="stable")  # p may round differences away
     mask = np.isfinite(logits)
     mask &= p >= params.min_p * p.max() * (1 - 1e-5)
     if params.top_p < 1:
