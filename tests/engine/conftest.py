@@ -73,11 +73,13 @@ typedef struct {
 const rwkvc_kernels *rwkvc_kernels_get(const char *isa);
 uint16_t rwkvc_float_to_half(float value);
 float rwkvc_half_to_float(uint16_t half);
+uint32_t rwkvc_count_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus);
 uint32_t flush_to_zero(int on);
 """
 
 PREAMBLE = """
 #include "kernels/kernels.h"
+#include "threads/cores.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
