@@ -64,6 +64,7 @@ __all__ = [
     "pack",
     "packed_panels",
     "plan",
+    "prefault",
     "set_group_norm_epsilon",
     "table_bytes",
     "unpack",
@@ -415,6 +416,16 @@ def write_table(config: Config, infos: Sequence[TensorInfo]) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------- models
+
+
+def prefault(buffer: Any, cancel: Any) -> None:
+    """Map every page of *buffer* (any size) before it is used; returns when done, without the interpreter's lock.
+
+    cancel: an ``int32_t *``; a value other than 0 ends it.
+    Raises: Cancelled; FormatError: the file became shorter, or the disk cannot be read.
+    """
+    with ffi.from_buffer("uint8_t[]", buffer) as raw:
+        check(lib.rwkvc_prefault(raw, len(raw), cancel))
 
 
 @dataclass(frozen=True)

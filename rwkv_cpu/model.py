@@ -16,6 +16,7 @@ import numpy as np
 from . import engine
 from .errors import ArgumentError, ModelClosedError, StateError, TokenError
 from .modelfile import TABLE, ModelFile
+from .preload import Preloader
 from .scheduler import Job, Scheduler
 from .state import State, StateLayout
 from .tokenizer import KINDS
@@ -57,12 +58,20 @@ class Model:
 
     prefix_cache: PrefixCache | None = None
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        isa: str | None = None,
+        preload: bool = False,
+    ) -> None:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
         self._lock = threading.RLock()
         self._threads, self._isa = threads, isa
         self._context: engine.Context | None = None
         self._file: ModelFile | None = None
+        self._preloader: Preloader | None = None
         file = ModelFile(os.fspath(path))
         try:
             self._engine = engine.OpenModel(file.buffer, str(file.path))
@@ -73,6 +82,8 @@ class Model:
         try:
             self._bind(file)
             self._context = engine.Context(threads, isa)
+            if preload:
+                self._preloader = Preloader(file)
         except BaseException:
             self.close()
             raise
@@ -106,6 +117,7 @@ class Model:
         format: str | None = None,  # noqa: A002  its name everywhere
         threads: int | None = None,
         isa: str | None = None,
+        preload: bool = False,
         lora: str | os.PathLike[str] | None = None,
         lora_alpha: float | None = None,
         pissa_init: str | os.PathLike[str] | None = None,
@@ -118,6 +130,8 @@ class Model:
             format: of a converted checkpoint: "q8" (the default), "f16" or "f32" (exact).
             threads: None: one per physical core that this process may use.
             isa: None: the best, or what RWKV_CPU_ISA says.
+            preload: map the weights' pages in the background, behind everything else, so that the first forward finds
+                them there; close() ends it. Without it that forward maps, or reads from the disk, what it needs.
             lora: an adapter to merge into a checkpoint, with lora_alpha or pissa_init as quantize() takes them.
             on_progress: called with (bytes done, bytes in all) while converting. cancel: stops that.
 
@@ -131,7 +145,7 @@ class Model:
         init = None if pissa_init is None else Path(pissa_init)
         adapter = None if lora is None else Adapter(Path(lora), lora_alpha, init)
         path = resolve(name_or_path, format=format, adapter=adapter, on_progress=on_progress, cancel=cancel)
-        return cls(path, threads=threads, isa=isa)
+        return cls(path, threads=threads, isa=isa, preload=preload)
 
     # ------------------------------------------------------------------------------------- about it
 
@@ -451,6 +465,9 @@ class Model:
             if self._context is not None:
                 self._context.close()
                 self._context = None
+            if self._preloader is not None:
+                self._preloader.stop()
+                self._preloader = None
             if self._file is not None:
                 self._engine.close()
                 self._file.close()

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import struct
 import zlib
 from dataclasses import dataclass
@@ -303,7 +302,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], *, private: boo
     """
     if path.exists() and not path.is_file():
         raise RwkvError(f"{path}: this is not an ordinary file", hint="Name a file.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         with os.fdopen(handle, "w+b") as file:

@@ -96,6 +96,16 @@ def load_options(command: Command) -> Command:
     return _decorated(command, options)  # type: ignore[return-value]
 
 
+def preload_option(command: Command) -> Command:
+    """--preload/--no-preload; the command receives ``preload``."""
+    return click.option(
+        "--preload/--no-preload",
+        default=True,
+        show_default=True,
+        help="Bring the weights into memory in the background, from the start on.",
+    )(command)
+
+
 def state_option(command: Command) -> Command:
     """--state; the command receives ``state``: a path or None."""
     return click.option(

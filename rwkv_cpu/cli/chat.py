@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rwkv_cpu.cli._errors import warn
-from rwkv_cpu.cli._options import load_options, model_argument, sampling_options, state_option
+from rwkv_cpu.cli._options import (
+    load_options,
+    model_argument,
+    preload_option,
+    sampling_options,
+    state_option,
+)
 
 if TYPE_CHECKING:
     from rwkv_cpu.model import Model
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--system", default=None, metavar="TEXT", help="Opening instruction for the model.")
 @sampling_options
 @load_options
+@preload_option
 @click.option(
     "--load", "conversation", type=click.Path(), default=None, metavar="FILE", help="Go on with a saved conversation."
 )
@@ -34,6 +41,7 @@ def command(
     sampling: dict[str, Any],
     threads: int | None,
     weight_format: str | None,
+    preload: bool,
     conversation: str | None,
     state: str | None,
     stats: bool,
@@ -50,7 +58,7 @@ def command(
 
     if conversation is not None and system is not None:
         raise click.UsageError("--system and --load do not go together: a saved conversation has its own", ctx)
-    with open_model(model, weight_format=weight_format, threads=threads, warn=warn) as opened:
+    with open_model(model, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as opened:
         start = None if state is None else opened.load_state(state)
         chat = Chat.load(conversation, opened, state=start) if conversation else Chat(opened, system, state=start)
         chat.max_tokens = sampling.pop("max_tokens", chat.max_tokens)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rwkv_cpu.cli._errors import EXIT_INTERRUPTED, WrongUse, warn
-from rwkv_cpu.cli._options import json_option, load_options, sampling_options, state_option, unescape
+from rwkv_cpu.cli._options import (
+    json_option,
+    load_options,
+    preload_option,
+    sampling_options,
+    state_option,
+    unescape,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +39,7 @@ _HOW = "give it as -p TEXT, -f FILE, or - for stdin"
 @click.option("--file", "-f", "file", default=None, metavar="FILE", help="Take it from a file; -: from stdin.")
 @sampling_options
 @load_options
+@preload_option
 @state_option
 @json_option
 @click.option("--show-speed", is_flag=True, help="Print speed and times to stderr at the end.")
@@ -45,6 +53,7 @@ def command(
     sampling: dict[str, Any],
     threads: int | None,
     weight_format: str | None,
+    preload: bool,
     state: str | None,
     as_json: bool,
     show_speed: bool,
@@ -57,7 +66,7 @@ def command(
     from rwkv_cpu.terminal.loading import open_model
 
     name, prompt_bytes = _what(ctx, arguments, model_option, prompt, file)
-    with open_model(name, weight_format=weight_format, threads=threads, warn=warn) as model:
+    with open_model(name, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as model:
         start = None if state is None else model.load_state(state)
         reply = _generate(model, prompt_bytes, start, sampling, show=not as_json)
         if as_json:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-import secrets
+import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -210,7 +210,7 @@ class Sampler:
     ) -> None:
         ffi, lib = engine.ffi, engine.lib
         self.n_vocab = n_vocab
-        self.seed = secrets.randbits(64) if params.seed is None else int(params.seed)
+        self.seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else int(params.seed)
         options = ffi.new("rwkvc_sampler_options *")
         lib.rwkvc_sampler_defaults(options)
         for name in _OPTIONS:

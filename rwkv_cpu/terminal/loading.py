@@ -22,6 +22,7 @@ def open_model(
     *,
     weight_format: str | None = None,
     threads: int | None = None,
+    preload: bool = False,
     warn: Callable[[str, str], None],
 ) -> Model:
     """Model.load() as a command does it.
@@ -30,6 +31,7 @@ def open_model(
         name: as Model.load takes it.
         weight_format: of a checkpoint opened directly; None: q8.
         threads: None: the default.
+        preload: map the weights in the background.
         warn: called with (message, hint) if the machine would swap.
 
     Raises:
@@ -45,6 +47,6 @@ def open_model(
     return run_with_progress(
         f"Converting {path.name}",
         lambda on_progress, cancel: Model.load(
-            name, format=weight_format, threads=threads, on_progress=on_progress, cancel=cancel
+            name, format=weight_format, threads=threads, preload=preload, on_progress=on_progress, cancel=cancel
         ),
     )

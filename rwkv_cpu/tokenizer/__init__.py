@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
 
 from rwkv_cpu.errors import FormatError, UnsupportedModelError
 from rwkv_cpu.tokenizer.base import Tokenizer
@@ -63,4 +62,6 @@ def world_vocabulary() -> bytes:
     """The World vocabulary that this package brings (text, CRLF line ends, as released): what a released model without
     a tokenizer of its own uses.
     """
+    from importlib import resources
+
     return (resources.files("rwkv_cpu") / "data" / WORLD_VOCABULARY_FILE).read_bytes()

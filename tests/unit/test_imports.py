@@ -20,7 +20,7 @@ LAYERS = [
     {"config", "memory"},
     {"engine", "checkpoint"},
     {"cancel", "modelfile"},
-    {"tokenizer", "state", "scheduler"},
+    {"tokenizer", "state", "preload", "scheduler"},
     {"model", "prefix_cache"},
     {"generation", "quantize"},
     {"loading", "chat"},

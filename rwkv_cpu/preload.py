@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Map a model's pages ahead of their first use, in a thread that stays behind everything else.
+
+The first forward otherwise meets every page of the weights unmapped (warm cache: about 40 ms per GB on one core), or
+still on the disk, where reading on demand reaches a fraction of the disk's speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from rwkv_cpu import engine, memory
+from rwkv_cpu.errors import RwkvError
+
+if TYPE_CHECKING:
+    from rwkv_cpu.modelfile import ModelFile
+
+__all__ = ["Preloader"]
+
+
+class Preloader:
+    """Faults in the mapping of *file* from now on; stop() must come before the mapping goes.
+
+    Does nothing where the file is larger than the free memory: its pages would only push each other out.
+    """
+
+    def __init__(self, file: ModelFile) -> None:
+        self._file = file
+        self._cancel = engine.ffi.new("int32_t *", 0)
+        # A daemon: the end of the program need not wait for the disk.
+        self._thread = threading.Thread(target=self._run, name="rwkv_cpu preload", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether pages are still being mapped."""
+        return self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until every page is mapped, or stop() was called."""
+        self._thread.join()
+
+    def stop(self) -> None:
+        """End it within milliseconds (a page that the disk is reading is waited for)."""
+        self._cancel[0] = 1
+        self._thread.join()
+
+    def _run(self) -> None:
+        free = memory.available_bytes()
+        if free is not None and self._file.info.size_bytes > free:
+            return
+        if hasattr(os, "SCHED_IDLE"):
+            # This thread only, which calls it itself: on Linux 0 means the calling thread.
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        # What is wrong with the file or the disk, the forward that needs those pages will say.
+        with contextlib.suppress(RwkvError):
+            engine.prefault(self._file.buffer, self._cancel)
