@@ -49,9 +49,19 @@
 #define UNROLL RWKVC_PRAGMA(GCC unroll 16)
 #endif
 #define PREFETCH(address) __builtin_prefetch(address, 0, 3)
+/* The first lines of the page that a sequential read comes to next: the processors' own prefetchers stop at the end of a
+ * page, and further lines only take their place. */
+#define PREFETCH_PAGE(address)                                                                                         \
+    do {                                                                                                               \
+        const char *page_ = (const char *)(((uintptr_t)(address) + 4096 + 2048) & ~(uintptr_t)4095);                   \
+        PREFETCH(page_);                                                                                               \
+        PREFETCH(page_ + 64);                                                                                          \
+        PREFETCH(page_ + 128);                                                                                         \
+    } while (0)
 #else
 #define VEC static inline
 #define UNROLL
+#define PREFETCH_PAGE(address) ((void)(address))
 #define PREFETCH(address) ((void)(address))
 #endif
 

@@ -17,12 +17,10 @@ VEC void KERNEL(q8_group)(const uint8_t *lines, const uint8_t *weight_scales, co
 
 VEC void KERNEL(q8_panel_n)(const uint8_t *record, uint32_t groups, const int8_t *a, const float *scale,
                             const int32_t *offset, float *out, const uint32_t n) {
-    enum { AHEAD = 6 * RWKVC_Q8_RECORD };
     vf acc[Q8_TILE];
     UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_zero();
     for (uint32_t g = 0; g < groups; g += 2, record += RWKVC_Q8_RECORD) {
-        if (n <= 2) /* waits for memory; with more tokens the panel is in the cache after the first tile */
-            for (uint32_t line = 0; line < RWKVC_Q8_RECORD; line += 64) PREFETCH(record + AHEAD + line);
+        if (n <= 2) PREFETCH_PAGE(record); /* with more tokens the panel is in the cache after the first tile */
         for (uint32_t half = 0; half < 2; half++) {
             KERNEL(q8_group)(record + 512 * half, record + RWKVC_Q8_LINES + 32 * half, a, scale, offset, acc, n);
             a += RWKVC_GROUP * n;

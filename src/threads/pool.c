@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The state of a region is one 64-bit word, `ticket` = region number << 32 | next item. A thread takes an item by
- * compare-and-swap on it, so that one that slept through a region can never take an item of the next by mistake:
- * what it read of the region (task, argument) is only used when the word has not changed since. The caller waits
- * for finished items, not for threads. Idle workers spin for some microseconds, then sleep. */
+ * The items of a region are cut into ranges, one a thread: it takes those of its own range in order, which is one
+ * sequential read of the weights, then helps with the others'. The state of a range is one 64-bit word, region number
+ * << 32 | next item. A thread takes an item by compare-and-swap on it, so that one that slept through a region can
+ * never take an item of the next by mistake: what it read of the region (task, argument) is only used when the word
+ * has not changed since. The caller waits for finished items, not for threads.
+ * Idle workers spin for some microseconds, then sleep. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -20,17 +22,24 @@
 #endif
 
 enum {
+    MAX_RANGES = 16,  /* more threads share ranges: opening a region writes to each */
     SPIN_IDLE = 1500, /* pauses before a worker sleeps: about 50 us */
     SPIN_WAIT = 2000  /* pauses before the caller yields its core to a worker that holds the last item */
 };
 static const uint32_t CLOSED = UINT32_MAX; /* as next item: the region is being set up or over */
 
-struct rwkvc_pool {
+typedef struct {
     _Alignas(64) _Atomic uint64_t ticket;
-    _Atomic uint32_t n_items;
+} range;
+
+struct rwkvc_pool {
+    range ranges[MAX_RANGES];
+    _Alignas(64) _Atomic uint32_t n_items;
     _Atomic(rwkvc_task) task;
     _Atomic(void *) arg;
     _Atomic(const int32_t *) cancel;
+    uint32_t n_ranges;
+    uint32_t region;
     _Alignas(64) _Atomic uint32_t finished;
     _Atomic uint32_t cancelled;
     _Alignas(64) _Atomic uint32_t sleepers;
@@ -87,16 +96,22 @@ static bool is_cancelled(rwkvc_pool *pool) {
     return true;
 }
 
-/* Take items of the current region until none is left. */
-static bool work(rwkvc_pool *pool, uint32_t thread) {
+static uint32_t range_begin(uint32_t n_items, uint32_t n_ranges, uint32_t range) {
+    return (uint32_t)((uint64_t)n_items * range / n_ranges);
+}
+
+/* Take items of one range of the current region until none is left. */
+static bool work_range(rwkvc_pool *pool, uint32_t at, uint32_t thread) {
+    _Atomic uint64_t *word = &pool->ranges[at].ticket;
     bool any = false;
     for (;;) {
-        uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_seq_cst);
+        uint64_t ticket = atomic_load_explicit(word, memory_order_seq_cst);
         uint32_t item = (uint32_t)ticket;
         rwkvc_task task = atomic_load_explicit(&pool->task, memory_order_acquire);
         void *arg = atomic_load_explicit(&pool->arg, memory_order_acquire);
-        if (item == CLOSED || item >= atomic_load_explicit(&pool->n_items, memory_order_acquire)) return any;
-        if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1, memory_order_acq_rel,
+        uint32_t n_items = atomic_load_explicit(&pool->n_items, memory_order_acquire);
+        if (item == CLOSED || item >= range_begin(n_items, pool->n_ranges, at + 1)) return any;
+        if (!atomic_compare_exchange_weak_explicit(word, &ticket, ticket + 1, memory_order_acq_rel,
                                                    memory_order_relaxed))
             continue;
         if (!is_cancelled(pool)) task(arg, item, thread);
@@ -105,9 +120,19 @@ static bool work(rwkvc_pool *pool, uint32_t thread) {
     }
 }
 
+static bool work(rwkvc_pool *pool, uint32_t thread) {
+    bool any = false;
+    for (uint32_t i = 0; i < pool->n_ranges; i++) any |= work_range(pool, (thread + i) % pool->n_ranges, thread);
+    return any;
+}
+
 static bool has_work(rwkvc_pool *pool) {
-    uint32_t item = (uint32_t)atomic_load_explicit(&pool->ticket, memory_order_seq_cst);
-    return item != CLOSED && item < atomic_load_explicit(&pool->n_items, memory_order_acquire);
+    for (uint32_t at = 0; at < pool->n_ranges; at++) {
+        uint32_t item = (uint32_t)atomic_load_explicit(&pool->ranges[at].ticket, memory_order_seq_cst);
+        uint32_t n_items = atomic_load_explicit(&pool->n_items, memory_order_acquire);
+        if (item != CLOSED && item < range_begin(n_items, pool->n_ranges, at + 1)) return true;
+    }
+    return false;
 }
 
 static void sleep_until_work(rwkvc_pool *pool) {
@@ -147,14 +172,17 @@ bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *a
         }
         return !is_cancelled(pool);
     }
-    uint64_t region = (atomic_load_explicit(&pool->ticket, memory_order_relaxed) >> 32) + 1;
-    atomic_store_explicit(&pool->ticket, region << 32 | CLOSED, memory_order_release);
+    uint64_t region = (uint64_t)++pool->region << 32;
+    for (uint32_t i = 0; i < pool->n_ranges; i++)
+        atomic_store_explicit(&pool->ranges[i].ticket, region | CLOSED, memory_order_release);
     atomic_store_explicit(&pool->finished, 0, memory_order_relaxed);
     atomic_store_explicit(&pool->cancelled, 0, memory_order_relaxed);
     atomic_store_explicit(&pool->task, task, memory_order_release);
     atomic_store_explicit(&pool->arg, arg, memory_order_release);
     atomic_store_explicit(&pool->n_items, n_items, memory_order_release);
-    atomic_store_explicit(&pool->ticket, region << 32, memory_order_seq_cst);
+    for (uint32_t i = 0; i < pool->n_ranges; i++)
+        atomic_store_explicit(&pool->ranges[i].ticket, region | range_begin(n_items, pool->n_ranges, i),
+                              memory_order_seq_cst);
     if (atomic_load_explicit(&pool->sleepers, memory_order_seq_cst)) wake_all(pool);
     work(pool, 0);
     for (int spin = 0; atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items;) {
@@ -170,11 +198,12 @@ rwkvc_pool *rwkvc_pool_create(uint32_t threads) {
     rwkvc_pool *pool = rwkvc_alloc(sizeof *pool);
     if (!pool) return NULL;
     pool->threads = threads;
+    pool->n_ranges = threads < MAX_RANGES ? threads : MAX_RANGES;
     pool->owner = getpid();
     pool->workers = calloc(threads, sizeof *pool->workers);
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->wake, NULL);
-    atomic_store(&pool->ticket, CLOSED);
+    for (uint32_t i = 0; i < MAX_RANGES; i++) atomic_store(&pool->ranges[i].ticket, CLOSED);
     /* Signals are the host's: handlers run on its threads, but for those that a worker's own fault raises. */
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
     sigset_t all, before;

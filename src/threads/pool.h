@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A pool of threads that work on one region at a time. Items are taken one by one, so that a thread the system has
- * put aside before it took an item delays nobody: the others do its share. */
+ * A pool of threads that work on one region at a time. Each has a range of the items and takes them one by one, so
+ * that a thread the system has put aside before it took an item delays nobody: the others do its share. */
 #ifndef RWKVC_POOL_H
 #define RWKVC_POOL_H
 
