@@ -25,6 +25,7 @@ __all__ = ["main"]
 # name → (module, one line of help). The line stands here so that `rwkv-cpu --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("rwkv_cpu.cli.chat", "Chat with a model in the terminal."),
+    "sessions": ("rwkv_cpu.cli.sessions", "List, show, export and delete named conversations."),
     "generate": ("rwkv_cpu.cli.generate", "Continue a text once and print it."),
     "quantize": ("rwkv_cpu.cli.quantize", "Turn a checkpoint into a compact .rwkv file."),
     "convert": ("rwkv_cpu.cli.convert", "Write a model as safetensors or GGUF."),

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from rwkv_cpu.model import Model
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 # What click's ranges share; their element types differ.
@@ -115,6 +118,33 @@ def state_option(command: Command) -> Command:
         metavar="FILE",
         help="Begin with this state: of state tuning (.pth, .st), or one that was saved.",
     )(command)
+
+
+def cache_prompt_option(command: Command) -> Command:
+    """--cache-prompt; the command receives ``cache_prompt``: a path or None, for cached_prompts()."""
+    return click.option(
+        "--cache-prompt",
+        type=click.Path(),
+        default=None,
+        metavar="FILE",
+        help="Keep what was read of long prompts in FILE, and read only what is new in the next run.",
+    )(command)
+
+
+@contextlib.contextmanager
+def cached_prompts(model: Model, path: str | None) -> Iterator[None]:
+    """While in the block, *model* has the prefix cache of the file *path*, which is written at its end."""
+    if path is None:
+        yield
+        return
+    from rwkv_cpu.prefix_cache import PrefixCache
+
+    model.prefix_cache = cache = PrefixCache.open(path, model)
+    try:
+        yield
+    finally:
+        if len(cache):
+            cache.save(path)
 
 
 def json_option(command: Command) -> Command:

@@ -13,6 +13,8 @@ import click
 
 from rwkv_cpu.cli._errors import EXIT_INTERRUPTED, WrongUse, warn
 from rwkv_cpu.cli._options import (
+    cache_prompt_option,
+    cached_prompts,
     json_option,
     load_options,
     preload_option,
@@ -41,6 +43,7 @@ _HOW = "give it as -p TEXT, -f FILE, or - for stdin"
 @load_options
 @preload_option
 @state_option
+@cache_prompt_option
 @json_option
 @click.option("--show-speed", is_flag=True, help="Print speed and times to stderr at the end.")
 @click.pass_context
@@ -55,6 +58,7 @@ def command(
     weight_format: str | None,
     preload: bool,
     state: str | None,
+    cache_prompt: str | None,
     as_json: bool,
     show_speed: bool,
 ) -> None:
@@ -66,7 +70,10 @@ def command(
     from rwkv_cpu.terminal.loading import open_model
 
     name, prompt_bytes = _what(ctx, arguments, model_option, prompt, file)
-    with open_model(name, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as model:
+    with (
+        open_model(name, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as model,
+        cached_prompts(model, cache_prompt),
+    ):
         start = None if state is None else model.load_state(state)
         reply = _generate(model, prompt_bytes, start, sampling, show=not as_json)
         if as_json:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -86,7 +87,12 @@ def _help(session: Session, _argument: str) -> None:
     session.screen.blank()
     session.screen.table(
         [
-            ("Enter", "send; Alt-Enter, or \\ before Enter: new line"),
+            (
+                "Enter",
+                "send; Alt-Enter, or \\ before Enter: new line. You may type while an answer comes",
+            ),
+            ("Tab, Ctrl-R", "complete a command; search earlier messages (arrow up: the one before)"),
+            ("Ctrl-X Ctrl-E", "write the message in $EDITOR"),
             ("Ctrl-C", "stop the answer; what was said stays"),
             ("Ctrl-D", "leave"),
         ]
@@ -115,6 +121,109 @@ def _retry(session: Session, _argument: str) -> None:
     session.answer(lambda cancel, progress: session.chat.retry(cancel=cancel, on_progress=progress))
 
 
+@command("/edit", "[N] [TEXT]", aliases=("/e",))
+def _edit(session: Session, argument: str) -> None:
+    """Change your last message (or the N-th), and go on from there; what followed stays as a branch."""
+    chat = session.chat
+    number, _, text = argument.partition(" ")
+    if not number.isdecimal():
+        number, text = str(chat.n_turns), argument
+    i = int(number) - 1
+    if not 0 <= i < chat.n_turns:
+        n = chat.n_turns
+        raise ArgumentError(f"there is no turn {number}: the conversation has {n}", hint="/show numbers them")
+    if not text.strip():
+        if session.reader is not None and session.screen.interactive:
+            session.reader.offer(f"/edit {i + 1} {chat.turns[i].user}")
+            return
+        raise ArgumentError("what shall it say instead?", hint="for example /edit 2 Who are you?")
+    keep = next(f"{chat.branch}-{k}" for k in itertools.count(2) if f"{chat.branch}-{k}" not in chat.branches)
+    lost = chat.n_turns - i
+    session.answer(
+        lambda cancel, progress: chat.edit(
+            i, text, keep_as=keep if lost > 1 else None, cancel=cancel, on_progress=progress
+        )
+    )
+    if keep in chat.branches:
+        session.screen.note(f"(what followed before: /branch {keep})")
+
+
+@command("/branch", "[NAME]", aliases=("/b", "/branches"))
+def _branch(session: Session, argument: str) -> None:
+    """Show the branches; go to one, or begin one here. /branch -d NAME deletes one."""
+    chat = session.chat
+    if not argument:
+        rows = chat.branches.items()
+        session.screen.table((name, _turns(n), "(here)" if name == chat.branch else "") for name, n in rows)
+        return
+    if argument.startswith("-d "):
+        name = argument[3:].strip()
+        chat.delete_branch(name)
+        session.screen.note(f"Deleted the branch {name}.")
+    elif argument in chat.branches:
+        chat.switch(argument)
+        session.screen.note(f"On branch {argument}: {_turns(chat.n_turns)}.")
+        if chat.n_turns:
+            last = chat.turns[-1]
+            session.screen.note(f"Last: {_shortened(last.user)} – {_shortened(last.text)}")
+    else:
+        chat.start_branch(argument)
+        session.screen.note(f"A new branch {argument} from here; /branch lists them.")
+
+
+@command("/copy", "[N|all]", aliases=("/c",))
+def _copy(session: Session, argument: str) -> None:
+    """Copy the last answer's code (its N-th block), or all of the answer, to the clipboard."""
+    if not session.chat.n_turns:
+        raise ArgumentError("there is no answer to copy yet")
+    text = session.chat.turns[-1].text
+    from rwkv_cpu.terminal.markdown import code_blocks
+
+    blocks = [] if argument == "all" else code_blocks(text)
+    if argument not in ("", "all"):
+        if not argument.isdecimal() or not 1 <= int(argument) <= len(blocks):
+            raise ArgumentError(
+                f"no code block {argument}: the answer has {len(blocks)}", hint="/copy all copies it all"
+            )
+        blocks = [blocks[int(argument) - 1]]
+    copied = blocks[-1] if blocks else text
+    from rwkv_cpu.terminal import clipboard
+
+    how = clipboard.copy(copied)
+    if not how:
+        raise ArgumentError("there is no clipboard to copy to", hint="/show shows the text")
+    lines = copied.count("\n") + 1
+    what = "code" if blocks else "the answer"
+    session.screen.note(f"Copied {what}, {lines} line{'' if lines == 1 else 's'}, through {how}.")
+
+
+@command("/think", "[MODE]")
+def _think(session: Session, argument: str) -> None:
+    """Whether thinking models think: off, short, on, long, or default. /set thoughts show|fold|hide"""
+    if argument:
+        session.change("think", argument)
+    session.screen.note(f"think = {session.chat.think or 'default'}")
+
+
+@command("/thought")
+def _thought(session: Session, _argument: str) -> None:
+    """Show what the model thought before its last answer."""
+    thought = session.chat.turns[-1].thought if session.chat.n_turns else ""
+    session.screen.say(thought or "(no thought)", "dim")
+
+
+@command("/sessions")
+def _sessions(session: Session, _argument: str) -> None:
+    """Show the named sessions (rwkv-cpu chat --session NAME)."""
+    from rwkv_cpu.chat.sessions import list_sessions
+
+    found = list_sessions()
+    if not found:
+        session.screen.note("None yet; rwkv-cpu chat --session NAME begins one.")
+        return
+    session.screen.table((info.name, _turns(info.turns), _shortened(info.first, 40)) for info in found)
+
+
 @command("/system", "[TEXT]")
 def _system(session: Session, argument: str) -> None:
     """Show the system text, or begin anew with another ("-" for none)."""
@@ -140,7 +249,7 @@ def _load(session: Session, argument: str) -> None:
     session.chat = Chat.load(path, session.model, state=session.chat.start)
     session.belongs_to(path)
     n = len(session.chat.turns)
-    session.screen.note(f"Loaded {path}: {n} turn{'' if n == 1 else 's'}.")
+    session.screen.note(f"Loaded {path}: {_turns(n)}.")
     if n:
         last = session.chat.turns[-1]
         session.screen.note(f"Last: {_shortened(last.user)} – {_shortened(last.text)}")
@@ -154,8 +263,8 @@ def _show(session: Session, _argument: str) -> None:
     for i, turn in enumerate(session.chat.turns):
         if i:
             session.screen.blank()
-        session.screen.say(f"> {turn.user}", "cyan")
-        session.screen.say(turn.text or "(no answer)")
+        session.screen.say(f"{i + 1}> {turn.user}", "cyan")
+        session.screen.markdown(turn.text or "(no answer)")
 
 
 @command("/set", "[NAME VALUE]")
@@ -205,6 +314,10 @@ def _count(argument: str) -> int:
     if not argument.isdigit() or int(argument) < 1:
         raise ArgumentError(f"a number of turns is expected, not {argument!r}")
     return int(argument)
+
+
+def _turns(n: int) -> str:
+    return f"{n} turn{'' if n == 1 else 's'}"
 
 
 def _shortened(text: str, width: int = 60) -> str:

@@ -6,16 +6,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rwkv_cpu.chat.places import user_directory
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
     from prompt_toolkit.history import History
+    from prompt_toolkit.input import Input
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 __all__ = ["LineReader", "Reader", "history_path", "make_reader"]
@@ -33,6 +36,15 @@ class Reader(Protocol):
         """Whether something stood at the prompt when Ctrl-C was pressed."""
         ...
 
+    @property
+    def source(self) -> Input | None:
+        """Where keys come from, if they can be read while an answer streams."""
+        ...
+
+    def offer(self, text: str) -> None:
+        """The next message begins with *text*, to be edited or sent."""
+        ...
+
     def read(self) -> str:
         """The next message, lines joined.
 
@@ -43,7 +55,14 @@ class Reader(Protocol):
         ...
 
 
-def make_reader(*, fancy: bool, colours: bool, commands: Sequence[tuple[str, str]], history: bool) -> Reader:
+def make_reader(
+    *,
+    fancy: bool,
+    colours: bool,
+    commands: Sequence[tuple[str, str]],
+    history: bool,
+    status: Callable[[], str] | None = None,
+) -> Reader:
     """A reader for this terminal.
 
     Args:
@@ -51,9 +70,10 @@ def make_reader(*, fancy: bool, colours: bool, commands: Sequence[tuple[str, str
         colours: colours are wanted.
         commands: (name, help) to complete.
         history: keep messages for the next run.
+        status: gives a line to show below the prompt.
     """
     if fancy:
-        return _EditedReader(commands, colours=colours, history=history)
+        return _EditedReader(commands, colours=colours, history=history, status=status)
     return LineReader(prompt=_PROMPT if sys.stdin.isatty() else "")
 
 
@@ -61,9 +81,13 @@ class LineReader:
     r"""Lines of stdin; one that ends in a backslash goes on in the next. The prompt goes to stderr."""
 
     typed = False
+    source = None
 
     def __init__(self, prompt: str = "") -> None:
         self._prompt = prompt
+
+    def offer(self, text: str) -> None:
+        """Nothing can be typed beforehand here."""
 
     def read(self) -> str:
         """As Reader.read."""
@@ -88,7 +112,14 @@ class LineReader:
 class _EditedReader:
     """prompt_toolkit's line editor: Enter sends, Alt-Enter or a backslash before Enter begins a new line."""
 
-    def __init__(self, commands: Sequence[tuple[str, str]], *, colours: bool, history: bool) -> None:
+    def __init__(
+        self,
+        commands: Sequence[tuple[str, str]],
+        *,
+        colours: bool,
+        history: bool,
+        status: Callable[[], str] | None,
+    ) -> None:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.filters import Condition
         from prompt_toolkit.output import ColorDepth
@@ -106,11 +137,33 @@ class _EditedReader:
             complete_while_typing=Condition(lambda: session.default_buffer.text.startswith("/")),
             complete_style=CompleteStyle.COLUMN,
             reserve_space_for_menu=6,
-            style=Style.from_dict({"prompt": "ansicyan bold", "hint": "ansibrightblack"}),
+            # Looked up at each drawing: a line of its own, not a bar of reversed colours.
+            bottom_toolbar=None if status is None else lambda: [("class:status", status())],
+            enable_open_in_editor=True,
+            tempfile_suffix=".md",
+            style=Style.from_dict(
+                {
+                    "prompt": "ansicyan bold",
+                    "hint": "ansibrightblack",
+                    "status": "ansibrightblack",
+                    "bottom-toolbar": "noreverse",
+                    "bottom-toolbar.text": "noreverse",
+                }
+            ),
             color_depth=None if colours else ColorDepth.DEPTH_1_BIT,
         )
         self._session = session
         self._first = True
+        self._offered = ""
+
+    @property
+    def source(self) -> Input:
+        """As Reader.source."""
+        return self._session.app.input
+
+    def offer(self, text: str) -> None:
+        """As Reader.offer."""
+        self._offered = text
 
     @property
     def typed(self) -> bool:
@@ -122,7 +175,8 @@ class _EditedReader:
         from prompt_toolkit.formatted_text import FormattedText
 
         hint = FormattedText([("class:hint", "Type a message, or /help")] if self._first else [])
-        text = self._session.prompt(placeholder=hint)
+        offered, self._offered = self._offered, ""
+        text = self._session.prompt(placeholder=hint, default=offered)
         self._first = False
         return text
 
@@ -173,17 +227,8 @@ def _command_completer(commands: Sequence[tuple[str, str]]) -> Completer:
 
 
 def history_path() -> Path:
-    """Where messages are kept between runs: the user's folder for such things on this system."""
-    home = os.environ.get("RWKV_CPU_HOME")
-    if home:
-        return Path(home).expanduser() / "chat_history"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return base / "rwkv_cpu" / "chat_history"
+    """Where messages are kept between runs."""
+    return user_directory() / "chat_history"
 
 
 def _open_history() -> History:

@@ -15,10 +15,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rwkv_cpu.terminal.render import WordWrap, harmless
+from rwkv_cpu.terminal.render import harmless
+from rwkv_cpu.terminal.view import LiveView, PlainView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from rwkv_cpu.terminal.markdown import Painter
+    from rwkv_cpu.terminal.typeahead import TypeAhead
+
+    View = LiveView | PlainView
 
 __all__ = ["Screen"]
 
@@ -26,13 +32,18 @@ __all__ = ["Screen"]
 class Screen:
     """Where a chat is shown.
 
+    Args:
+        plain: answers as they come, without Markdown or a status line.
+        theme: "light" or "dark" background; "auto": what the terminal says.
+
     Attributes:
         interactive: a person types at a terminal and reads it there.
         fancy: that terminal can move its cursor (not TERM=dumb).
         colours: and colours are wanted (no NO_COLOR).
+        painter: renders Markdown; None: answers are shown as they come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool = False, theme: str = "auto") -> None:
         dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self.fancy = sys.stdout.isatty() and not dumb
@@ -44,24 +55,27 @@ class Screen:
             color_system="auto" if self.colours else None,
             soft_wrap=False,
         )
-        self._wrap: WordWrap | None = None
+        self.painter: Painter | None = None
+        if self.interactive and self.fancy and not plain:
+            from rwkv_cpu.terminal.markdown import Painter, light_background
 
-    def begin_answer(self) -> None:
-        """An answer follows, on a line of its own."""
-        self._wrap = WordWrap(shutil.get_terminal_size().columns) if self.fancy else None
+            light = light_background() if theme == "auto" else theme == "light"
+            self.painter = Painter(colours=self.colours, light=light)
 
-    def piece(self, text: str) -> None:
-        """A piece of an answer, shown at once."""
-        if self._wrap is not None:
-            text = self._wrap.feed(text)
-        elif sys.stdout.isatty():
-            text = harmless(text)
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    def view(self, typing: TypeAhead | None, *, thoughts: str, status: Callable[[int], list[str]]) -> View:
+        """What shows the next answer, as a context manager."""
+        if self.painter is not None and typing is not None:
+            return LiveView(self.painter, typing, thoughts=thoughts, status=status)
+        width = shutil.get_terminal_size().columns if self.fancy else 0
+        return PlainView(width=width, clean=sys.stdout.isatty())
 
-    def end_answer(self) -> None:
-        """The answer is complete."""
-        sys.stdout.write("\n")
+    def markdown(self, text: str) -> None:
+        """An answer that was given before."""
+        if self.painter is None:
+            self._print(text, "")
+            return
+        lines = self.painter.markdown(harmless(text), shutil.get_terminal_size().columns)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
 
     def blank(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from rwkv_cpu.terminal import commands
 from rwkv_cpu.terminal.prompt import Reader, make_reader
 from rwkv_cpu.terminal.screen import Screen
 from rwkv_cpu.terminal.streaming import stream
+from rwkv_cpu.terminal.typeahead import TypeAhead
+from rwkv_cpu.terminal.view import LiveView, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +25,17 @@ if TYPE_CHECKING:
     from rwkv_cpu.generation.loop import Stats
     from rwkv_cpu.model import Model
 
-__all__ = ["Session", "run_chat", "speed_line"]
+__all__ = ["THOUGHTS", "Session", "run_chat", "speed_line"]
+
+THOUGHTS = ("fold", "show", "hide")
 
 
 class Session:
     """One run of the chat: what its commands work on."""
 
     def __init__(self, model: Model, chat: Chat, screen: Screen, *, show_stats: bool = False) -> None:
+        self.reader: Reader | None = None
+        self.thoughts = "fold"
         self.model = model
         self.chat = chat
         self.screen = screen
@@ -44,6 +51,7 @@ class Session:
             Cancelled: Ctrl-C during an answer, with nobody at a terminal to go on.
             KeyboardInterrupt: Ctrl-C twice during an answer, or while a pipe is read.
         """
+        self.reader = reader
         while True:
             try:
                 line = reader.read()
@@ -82,13 +90,39 @@ class Session:
 
     def answer(self, start: Callable[[CancelToken, Callable[[int, int], None]], Answer]) -> None:
         """Show the answer that *start* begins, until its end or Ctrl-C."""
-        self.screen.begin_answer()
-        answer = stream(start, self.screen.piece)
+        source = None if self.reader is None else self.reader.source
+        typing = TypeAhead(source) if source is not None else None
+        n_before = self.chat.n_tokens
+        view = self.screen.view(typing, thoughts=self.thoughts, status=lambda n: self._context(n_before + n))
+
+        def begin(cancel: CancelToken, progress: Callable[[int, int], None]) -> Answer:
+            view.answer = start(cancel, progress)
+            return view.answer
+
+        with view:
+            if isinstance(view, LiveView):
+                answer = stream(
+                    begin, view.show, pieces=lambda made: made.pieces(), progress=view.progress, tick=view.tick
+                )
+            else:
+                answer = stream(begin, view.show, pieces=lambda made: made.pieces())
+            view.end()
         self._close(answer)
 
+    def status(self) -> str:
+        """The line below the prompt."""
+        speed = [] if self._last is None else [f"{self._last.tokens_per_second:.1f} tokens/s"]
+        where = [f"session {self.chat.session}"] if self.chat.session else []
+        branch = [f"branch {self.chat.branch}"] if len(self.chat.branches) > 1 else []
+        parts = [*speed, *self._context(self.chat.n_tokens), *where, *branch]
+        return fitted(parts, shutil.get_terminal_size().columns - 1)
+
+    def _context(self, n_tokens: int) -> list[str]:
+        """What does not grow with the conversation, beside what does."""
+        tokens = f"{n_tokens:,} token{'' if n_tokens == 1 else 's'} of context"
+        return [tokens, "memory: constant", f"state {memory.human_bytes(self.model.state_bytes)}"]
+
     def _close(self, answer: Answer) -> None:
-        if answer.text or not self.screen.interactive:
-            self.screen.end_answer()
         if self.screen.interactive:
             remark = _remark(answer)
             if remark:
@@ -114,8 +148,14 @@ class Session:
 
     def settings(self) -> dict[str, Any]:
         """What /set shows and changes."""
-        params = {k: v for k, v in asdict(self.chat.params).items() if not isinstance(v, tuple)}
-        return {**params, "max_tokens": self.chat.max_tokens, "threads": self.model.threads}
+        params = {k: v for k, v in asdict(self.chat.params).items() if isinstance(v, (int, float)) or v is None}
+        return {
+            **params,
+            "max_tokens": self.chat.max_tokens,
+            "threads": self.model.threads,
+            "think": self.chat.think or "default",
+            "thoughts": self.thoughts,
+        }
 
     def change(self, name: str, value: str) -> None:
         """Set one of settings() from text.
@@ -125,6 +165,14 @@ class Session:
         """
         if name == "seed" and value.lower() in ("random", "none", "off"):
             self.chat.params = self.chat.params_with({"seed": None})
+            return
+        if name == "think":
+            self.chat.think = "" if value == "default" else value
+            return
+        if name == "thoughts":
+            if value not in THOUGHTS:
+                raise ArgumentError(f"thoughts takes {', '.join(THOUGHTS)}, not {value!r}")
+            self.thoughts = value
             return
         whole = name in ("seed", "top_k", "max_tokens", "threads")
         try:
@@ -158,7 +206,15 @@ class Session:
 
 
 def run_chat(
-    model: Model, chat: Chat, *, show_stats: bool, history: bool, greeting: list[str], file: str | None = None
+    model: Model,
+    chat: Chat,
+    *,
+    show_stats: bool,
+    history: bool,
+    greeting: list[str],
+    file: str | None = None,
+    plain: bool = False,
+    theme: str = "auto",
 ) -> int:
     """Chat until the user leaves.
 
@@ -169,23 +225,50 @@ def run_chat(
         history: keep messages for the next run.
         greeting: paragraphs to begin with, shown to people only; the first is the headline.
         file: where the conversation was loaded from.
+        plain, theme: as Screen takes them.
 
     Returns:
         Exit code: 1 if something in piped input failed.
     """
-    screen = Screen()
+    screen = Screen(plain=plain, theme=theme)
     if screen.interactive:
         screen.say(greeting[0], "bold")
         for line in greeting[1:]:
             screen.note(line)
-        screen.blank()
     names = [(c.name, c.help) for c in commands.COMMANDS]
     fancy = screen.interactive and screen.fancy
     session = Session(model, chat, screen, show_stats=show_stats)
+    reader = make_reader(
+        fancy=fancy,
+        colours=screen.colours,
+        commands=names,
+        history=history,
+        status=None if screen.painter is None else session.status,
+    )
+    if screen.interactive:
+        _resume(chat, screen, reader)
+        screen.blank()
     if file is not None:
         session.belongs_to(Path(file))
-    session.loop(make_reader(fancy=fancy, colours=screen.colours, commands=names, history=history))
+    session.loop(reader)
     return 1 if session.failed and not screen.interactive else 0
+
+
+def _resume(chat: Chat, screen: Screen, reader: Reader) -> None:
+    """Where a session was left: its last turn, and a question that was not answered."""
+    turns = chat.turns
+    if turns:
+        screen.blank()
+        screen.note(f"{len(turns)} turn{'' if len(turns) == 1 else 's'} so far; /show shows them. The last one:")
+        screen.blank()
+        screen.say(f"> {turns[-1].user}", "cyan")
+        screen.markdown(turns[-1].text)
+    if chat.unanswered is not None:
+        text, turn = chat.unanswered
+        screen.blank()
+        screen.note("The last question was not answered. Enter asks it again:")
+        is_edit = turn < chat.n_turns
+        reader.offer(f"/edit {turn + 1} {text}" if is_edit else text)
 
 
 def _remark(answer: Answer) -> str:

@@ -71,6 +71,10 @@ class Terminal:
         """Until the last line is the prompt, with nothing typed."""
         self._until(lambda: self.text().rpartition("\n")[2] in (">", "> Type a message, or /help"), "the prompt")
 
+    def resize(self, columns, lines):
+        self.process.setwinsize(lines, columns)
+        self.screen.resize(lines, columns)
+
     def exit_code(self):
         """Read to the end; the exit code of the program."""
         self._until(lambda: False, None)

@@ -20,7 +20,7 @@ LAYERS = [
     {"config", "memory"},
     {"engine", "checkpoint"},
     {"cancel", "modelfile"},
-    {"tokenizer", "state", "preload", "scheduler"},
+    {"tokenizer", "state", "preload", "scheduler", "asynchronous"},
     {"model", "prefix_cache"},
     {"generation", "quantize"},
     {"loading", "chat"},
@@ -37,6 +37,7 @@ LAZY_UPWARD = {("model", "loading"), ("model", "generation"), ("model", "chat")}
 OWNERS = {
     "rich": {"terminal"},
     "prompt_toolkit": {"terminal"},
+    "markdown_it": {"terminal"},
     "click": {"terminal", "cli", "__main__"},
     "sentencepiece": {"tokenizer"},
     "tokenizers": {"tokenizer"},
