@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .engine import ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["CancelToken"]
 
@@ -19,13 +22,13 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._flag: Any = ffi.new("int32_t *", 0)
-        self._linked: list[Any] = []
+        self._linked: list[Callable[[], None]] = []
 
     def cancel(self) -> None:
         """Ask the work to stop."""
         self._flag[0] = 1
-        for flag in tuple(self._linked):
-            flag[0] = 1
+        for stop in tuple(self._linked):
+            stop()
 
     @property
     def cancelled(self) -> bool:
@@ -37,19 +40,19 @@ class CancelToken:
         """The flag as the engine's ``const int32_t *``; keep the token while it is in use."""
         return self._flag
 
-    def link(self, flag: Any) -> None:
-        """cancel() sets *flag* too (an ``int32_t *``), until unlink(): for work that serves several tokens at once.
+    def link(self, stop: Callable[[], None]) -> None:
+        """cancel() calls *stop* too, until unlink(); it is called now if that happened already. It must not wait.
 
-        Without a lock, which a signal handler could wait for in vain: either cancel() sees the flag in the list, or
-        this sees that cancel() was called.
+        Without a lock, which a signal handler could wait for in vain: either cancel() finds it in the list, or this
+        sees that cancel() was called.
         """
-        self._linked.append(flag)
+        self._linked.append(stop)
         if self.cancelled:
-            flag[0] = 1
+            stop()
 
-    def unlink(self, flag: Any) -> None:
+    def unlink(self, stop: Callable[[], None]) -> None:
         """Take back link()."""
-        self._linked.remove(flag)
+        self._linked.remove(stop)
 
     def __repr__(self) -> str:
         return f"CancelToken(cancelled={self.cancelled})"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from .asynchronous import AsyncSteps
     from .cancel import CancelToken
     from .chat.conversation import Chat
     from .config import ModelConfig
@@ -445,6 +446,18 @@ class Model:
             on_progress=on_progress,
             prefix_cache=self.prefix_cache,
         )
+
+    def agenerate(
+        self, prompt: str | bytes | Sequence[int], *, cancel: CancelToken | None = None, **options: Any
+    ) -> AsyncSteps[str]:
+        """generate() for asyncio: ``async for piece in model.agenerate("Once upon a time"): ...``. Cancelling the task
+        stops it. Arguments as generate().
+        """
+        from .asynchronous import AsyncSteps
+        from .cancel import CancelToken
+
+        token = CancelToken() if cancel is None else cancel
+        return AsyncSteps(self.generate(prompt, cancel=token, **options), token.cancel)
 
     def chat(self, system: str | None = None, **options: Any) -> Chat:
         """A conversation: ``for piece in chat.send("Hello"): ...``. Options: of rwkv_cpu.chat.Chat."""

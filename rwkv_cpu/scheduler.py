@@ -163,6 +163,10 @@ class _Pass:
     flag: Any = field(default_factory=lambda: ffi.new("int32_t *", 0))
     error: RwkvError | None = None
 
+    def stop(self) -> None:
+        """End it within milliseconds."""
+        self.flag[0] = 1
+
     @property
     def n_tokens(self) -> int:
         return sum(len(run.tokens) for _, _, run in self.parts)
@@ -259,7 +263,7 @@ class Scheduler:
             self._check_outside()
             self._closed = error
             if self._pass is not None:
-                self._pass.flag[0] = 1
+                self._pass.stop()
             while self._leader is not None:
                 self._idle.wait()
             for call in {id(call): call for call, _ in self._queue}.values():
@@ -297,7 +301,7 @@ class Scheduler:
             self._queue = [entry for entry in self._queue if entry[0] is not call]
             while call.n_running:
                 if self._pass is not None:
-                    self._pass.flag[0] = 1
+                    self._pass.stop()
                 call.wake.wait(_WAIT_SECONDS)
             self._wake_next()
 
@@ -321,10 +325,10 @@ class Scheduler:
             self._gather()
             current = self._pass = self._choose()
             if self._closed is not None:
-                current.flag[0] = 1
+                current.stop()
         several = len(current.calls) > 1
         if _in_main_thread() and (several or current.n_tokens * self._token_bytes >= _LONG_PASS):
-            _elsewhere(lambda: self._compute(current, forward), current.flag)
+            _elsewhere(lambda: self._compute(current, forward), current.stop)
         else:
             self._compute(current, forward)
 
@@ -332,7 +336,7 @@ class Scheduler:
         """Run a pass and settle it."""
         tokens = list({id(call.cancel): call.cancel for call in current.calls if call.cancel}.values())
         for token in tokens:
-            token.link(current.flag)
+            token.link(current.stop)
         try:
             if current.parts:
                 self._forward(current, forward)
@@ -340,7 +344,7 @@ class Scheduler:
             current.error = error
         finally:
             for token in tokens:
-                token.unlink(current.flag)
+                token.unlink(current.stop)
             with self._lock:
                 self._settle(current)
                 self._end_lead()
@@ -484,8 +488,8 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _elsewhere(work: Callable[[], None], flag: Any) -> None:
-    """*work* in another thread, so that Ctrl-C interrupts the wait for it; *flag* stops it then."""
+def _elsewhere(work: Callable[[], None], stop: Callable[[], None]) -> None:
+    """*work* in another thread, so that Ctrl-C interrupts the wait for it; *stop* ends it then."""
     failure: list[BaseException] = []
 
     def run() -> None:
@@ -500,7 +504,7 @@ def _elsewhere(work: Callable[[], None], flag: Any) -> None:
         while thread.is_alive():
             thread.join(_WAIT_SECONDS)
     except BaseException:
-        flag[0] = 1
+        stop()
         thread.join()
         raise
     if failure:

@@ -6,27 +6,33 @@ from __future__ import annotations
 import string
 import time
 from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
+from rwkv_cpu.asynchronous import END, AsyncSteps
+from rwkv_cpu.chat.events import DoneEvent, PrefillEvent, TextEvent, ThoughtEvent
 from rwkv_cpu.chat.thoughts import Piece, ThoughtSplitter
 from rwkv_cpu.errors import Busy, Cancelled
 from rwkv_cpu.generation.loop import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
     from typing_extensions import Self
 
     from rwkv_cpu.cancel import CancelToken
+    from rwkv_cpu.chat.events import Event
     from rwkv_cpu.generation.loop import Reply, Stats
     from rwkv_cpu.generation.sampling import SamplingParams
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
-__all__ = ["Answer", "Outcome", "Run"]
+__all__ = ["Answer", "AsyncAnswer", "Outcome", "Run"]
 
 # What stands at the end of a piece and may turn out to be the end of the answer, where it is taken off.
 _MAY_BE_CUT = string.whitespace + "\ufffd"
+_WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,71 @@ class Answer:
 
     def __next__(self) -> str:
         while True:
-            piece = next(self._pieces)
+            piece = self._next()
             if not piece.is_thought:
                 return piece.text
 
     def pieces(self) -> Iterator[Piece]:
         """The same with the thoughts, each piece marked as thought or answer."""
-        return self._pieces
+        while True:
+            try:
+                piece = self._next()
+            except StopIteration:
+                return
+            yield piece
+
+    def events(self) -> Iterator[Event]:
+        """The same with everything that happens: the prompt being read, thoughts, text, and at the end the figures.
+
+        A long prompt is read in another thread meanwhile, where on_progress is called too. Leaving the loop ends the
+        answer.
+        """
+        try:
+            first = yield from self._prefill_events()
+            if first is not None:
+                yield _event(first)
+                for piece in self.pieces():
+                    yield _event(piece)
+        finally:
+            self.cancel()
+            self.close()
+        yield DoneEvent(self.text, self.thought, self.finish_reason or "cancelled", self.stats)
+
+    def _prefill_events(self) -> Generator[Event, None, Piece | None]:
+        """Reads the prompt; returns the first piece, None if there is none."""
+        queue: SimpleQueue[Event | None] = SimpleQueue()
+        found: list[Piece | None] = []
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                found.append(next(self.pieces(), None))
+            except BaseException as error:  # noqa: BLE001 (raised by the waiting thread)
+                failure.append(error)
+            queue.put(None)
+
+        self._run.on_prefill = lambda done, total: queue.put(PrefillEvent(done, total))
+        thread = Thread(target=work, name="rwkv-cpu prompt", daemon=True)
+        thread.start()
+        try:
+            while (event := _next_of(queue)) is not None:
+                yield event
+        finally:
+            self._run.on_prefill = None
+            if not (found or failure):
+                self.cancel()
+            thread.join()
+        if failure:
+            raise failure[0]
+        return found[0]
+
+    def _next(self) -> Piece:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            if self._run.error is not None:  # it never came to an end: saying so once is easily missed
+                raise self._run.error from None
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -115,13 +179,58 @@ class Answer:
             pass
         return self.text
 
+    def cancel(self) -> None:
+        """Stop it within milliseconds, from any thread; its iteration then ends, with finish_reason "cancelled"."""
+        self._run.cancel.cancel()
+
     def close(self) -> None:
         """End it here. Harmless if it ended already."""
         try:
             self._pieces.close()
         except ValueError:  # the generator is running
-            raise Busy("this is running in another thread", hint="Stop it with a CancelToken.") from None
+            raise Busy("this is running in another thread", hint="Stop it with cancel().") from None
         self._run.abandon()
+
+
+class AsyncAnswer(AsyncSteps[str]):
+    """An Answer for asyncio: ``async for piece in chat.asend(...)``; made by Chat.asend() and its like."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer, answer.cancel)
+        self._answer = answer
+
+    @property
+    def text(self) -> str:
+        """As Answer's; so are the others."""
+        return self._answer.text
+
+    @property
+    def thought(self) -> str:
+        """What the model thought so far."""
+        return self._answer.thought
+
+    @property
+    def finish_reason(self) -> str | None:
+        """None while it runs."""
+        return self._answer.finish_reason
+
+    @property
+    def stats(self) -> Stats | None:
+        """None until it ended."""
+        return self._answer.stats
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Answer.events() for asyncio."""
+        events = self._answer.events()
+        while (event := await self._step(events)) is not END:
+            yield event
+        await self.aclose()
+
+    async def read(self) -> str:
+        """Run to the end and return the whole text."""
+        async for _ in self:
+            pass
+        return self.text
 
 
 @dataclass
@@ -134,6 +243,8 @@ class Run:
         params, max_tokens, stop, cancel, on_progress: as generation.loop.generate takes them.
         lead: how the answer begins, which was part of the prompt ("<think").
         exact: space around the text belongs to it.
+        on_prefill: as on_progress, for who listens to events.
+        error: what it failed with.
         text, tokens, stats, finish_reason: as Answer shows them.
     """
 
@@ -143,8 +254,10 @@ class Run:
     params: SamplingParams
     max_tokens: int
     stop: tuple[str, ...]
-    cancel: CancelToken | None
+    cancel: CancelToken
     on_progress: Callable[[int, int], None] | None
+    on_prefill: Callable[[int, int], None] | None = None
+    error: Exception | None = None
     lead: str = ""
     exact: bool = False
     thought: str = ""
@@ -172,7 +285,7 @@ class Run:
                 max_tokens=self.max_tokens,
                 stop=self.stop,
                 cancel=self.cancel,
-                on_progress=self.on_progress,
+                on_progress=lambda done, total: self.tell_progress(n_read + done, n_read + total),
             )
             try:
                 yield from self._shown(reply)
@@ -181,8 +294,17 @@ class Run:
                 outcome = self._outcome(reply, waited, n_read)
                 raise
             outcome = self._outcome(reply, waited, n_read)
+        except Exception as error:
+            self.error = error
+            raise
         finally:
             self._end(outcome)
+
+    def tell_progress(self, done: int, total: int) -> None:
+        """The prompt is being read."""
+        for listener in (self.on_progress, self.on_prefill):
+            if listener is not None:
+                listener(done, total)
 
     def abandon(self) -> None:
         """End an answer that was never begun; harmless for others."""
@@ -245,6 +367,19 @@ class Run:
             return None
         consumed = self.tokens[: reply.consumed_tokens]
         return Outcome(raw, answer, self.thought.strip(), self.finish_reason, self.stats, consumed, reply.state)
+
+
+def _event(piece: Piece) -> Event:
+    return ThoughtEvent(piece.text) if piece.is_thought else TextEvent(piece.text)
+
+
+def _next_of(queue: SimpleQueue[Event | None]) -> Event | None:
+    """A wait that Ctrl-C interrupts, on Windows too."""
+    while True:
+        try:
+            return queue.get(timeout=_WAIT_SECONDS)
+        except Empty:
+            continue
 
 
 def _whole(text: str, finish_reason: str | None) -> str:

@@ -11,7 +11,8 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rwkv_cpu.chat import jinja
-from rwkv_cpu.chat.answer import Answer, Outcome, Run
+from rwkv_cpu.cancel import CancelToken
+from rwkv_cpu.chat.answer import Answer, AsyncAnswer, Outcome, Run
 from rwkv_cpu.chat.history import Goal, History, Node, Turn
 from rwkv_cpu.chat.shelf import StateShelf
 from rwkv_cpu.chat.template import ChatTemplate
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
@@ -207,6 +207,23 @@ class Chat:
         except BaseException:
             self._lock.release()
             raise
+
+    def asend(self, text: str, **options: Any) -> AsyncAnswer:
+        """send() for asyncio: ``async for piece in chat.asend("Hello"): ...``. The event loop stays free meanwhile;
+        cancelling the task stops the answer, and what there was of it stays in the conversation.
+
+        Arguments and errors as send(), but that on_progress is called in another thread. retry() and edit() have such
+        twins too.
+        """
+        return AsyncAnswer(self.send(text, **options))
+
+    def aretry(self, **options: Any) -> AsyncAnswer:
+        """retry() for asyncio, see asend()."""
+        return AsyncAnswer(self.retry(**options))
+
+    def aedit(self, i: int, text: str | None, **options: Any) -> AsyncAnswer:
+        """edit() for asyncio, see asend()."""
+        return AsyncAnswer(self.edit(i, text, **options))
 
     def retry(
         self,
@@ -485,13 +502,19 @@ class Chat:
         self._n_sent += 1
         self._unanswered = None
 
+        stop_token = CancelToken()  # so that the answer can be stopped whether or not the caller gave one
+        if cancel is not None:
+            cancel.link(stop_token.cancel)
+
         def read_prompt() -> tuple[State, list[int], int]:
             if self._recorder is not None:
                 self._recorder.asked(goal.parent, text)
-            return self._read_prompt(goal, cancel, on_progress)
+            return self._read_prompt(goal, stop_token, run.tell_progress)
 
         def finish(outcome: Outcome | None) -> None:
             try:
+                if cancel is not None:
+                    cancel.unlink(stop_token.cancel)
                 if outcome is None:
                     if before is not None:
                         history.head = before
@@ -508,20 +531,19 @@ class Chat:
             finally:
                 self._lock.release()
 
-        return Answer(
-            Run(
-                model=self.model,
-                read_prompt=read_prompt,
-                finish=finish,
-                params=params,
-                max_tokens=max_tokens,
-                stop=stops,
-                cancel=cancel,
-                on_progress=on_progress,
-                lead=think_mode(think).lead,
-                exact=self.template.raw,
-            )
+        run = Run(
+            model=self.model,
+            read_prompt=read_prompt,
+            finish=finish,
+            params=params,
+            max_tokens=max_tokens,
+            stop=stops,
+            cancel=stop_token,
+            on_progress=on_progress,
+            lead=think_mode(think).lead,
+            exact=self.template.raw,
         )
+        return Answer(run)
 
     def _template_stops(self, think: str) -> tuple[str, ...]:
         if self.template.jinja:
