@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["END", "AsyncSteps", "Steps"]
 
-Item = TypeVar("Item", covariant=True)
+Item_co = TypeVar("Item_co", covariant=True)
 
 
-class Steps(Protocol[Item]):
+class Steps(Protocol[Item_co]):
     """What can be iterated step by step, and closed: a Reply, an Answer."""
 
-    def __iter__(self) -> Iterator[Item]: ...
+    def __iter__(self) -> Iterator[Item_co]: ...
 
     def close(self) -> None:
         """End it."""
@@ -30,7 +30,7 @@ class Steps(Protocol[Item]):
 END: Any = object()
 
 
-class AsyncSteps(Generic[Item]):
+class AsyncSteps(Generic[Item_co]):
     """The steps of *source* as an asynchronous iterator. Nothing is computed before the next one is asked for.
 
     A task that is cancelled while it waits stops the step within milliseconds; the source is closed before the
@@ -40,16 +40,16 @@ class AsyncSteps(Generic[Item]):
         cancel: stops the step under way within milliseconds; called in the event loop's thread.
     """
 
-    def __init__(self, source: Steps[Item], cancel: Callable[[], None]) -> None:
+    def __init__(self, source: Steps[Item_co], cancel: Callable[[], None]) -> None:
         self._source = source
         self._cancel = cancel
         self._items = iter(source)
         self._executor: ThreadPoolExecutor | None = None
 
-    def __aiter__(self) -> AsyncIterator[Item]:
+    def __aiter__(self) -> AsyncIterator[Item_co]:
         return self
 
-    async def __anext__(self) -> Item:
+    async def __anext__(self) -> Item_co:
         item = await self._step(self._items)
         if item is END:
             await self.aclose()

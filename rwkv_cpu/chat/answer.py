@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import string
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -376,10 +377,8 @@ def _event(piece: Piece) -> Event:
 def _next_of(queue: SimpleQueue[Event | None]) -> Event | None:
     """A wait that Ctrl-C interrupts, on Windows too."""
     while True:
-        try:
+        with suppress(Empty):
             return queue.get(timeout=_WAIT_SECONDS)
-        except Empty:
-            continue
 
 
 def _whole(text: str, finish_reason: str | None) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from rwkv_cpu.chat import jinja
 from rwkv_cpu.cancel import CancelToken
+from rwkv_cpu.chat import jinja
 from rwkv_cpu.chat.answer import Answer, AsyncAnswer, Outcome, Run
 from rwkv_cpu.chat.history import Goal, History, Node, Turn
 from rwkv_cpu.chat.shelf import StateShelf

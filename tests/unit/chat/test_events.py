@@ -234,14 +234,14 @@ def test_a_timeout_keeps_what_was_answered(fake_model):
     async def main() -> Chat:
         chat = chat_with(fake_model, {"go": " " + "word " * 3000})
         answer = chat.asend("go", max_tokens=100_000)
+        shown = asyncio.Event()
 
         async def read() -> None:
             async for _ in answer:
-                await asyncio.sleep(0)
+                shown.set()
 
         task = asyncio.create_task(read())
-        while not answer.text:
-            await asyncio.sleep(0)
+        await shown.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
