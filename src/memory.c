@@ -45,12 +45,17 @@ static int advise(const uint8_t *bytes, uint64_t size_bytes, int advice) {
 }
 #endif
 
+void rwkvc_read_ahead(const void *bytes, uint64_t size_bytes) {
+#if defined(MADV_WILLNEED)
+    if (size_bytes) advise(bytes, size_bytes, MADV_WILLNEED);
+#else
+    (void)bytes, (void)size_bytes;
+#endif
+}
+
 rwkvc_status rwkvc_prefault(const void *bytes, uint64_t size_bytes, const int32_t *cancel) {
     const uint8_t *at = bytes, *end = at + size_bytes;
     bool populate = false;
-#if defined(MADV_WILLNEED)
-    if (size_bytes) advise(bytes, size_bytes, MADV_WILLNEED); /* the disk begins while pages are mapped */
-#endif
 #if defined(MADV_POPULATE_READ)
     populate = true;
 #endif

@@ -233,9 +233,12 @@ rwkvc_status rwkvc_model_tensor(const rwkvc_model *model, uint32_t i, rwkvc_tens
 /* Where a tensor's bytes lie in the mapping: "tokenizer.world", "tokenizer.sentencepiece",
  * "chat_template", or a model tensor by name. NULL if there is none. */
 const void *rwkvc_model_bytes(const rwkvc_model *model, const char *name, uint64_t *size_bytes);
-/* Fault in memory that the host has mapped, a model's bytes say, so that the first forward need not: asks the system to
- * read ahead, then maps page after page in the calling thread, which should be one that nobody waits for. *cancel set
- * (may be NULL) ends it within milliseconds: E_CANCELLED. E_FORMAT: a file that became shorter, or an unreadable disk. */
+/* Ask the system to read a mapped file, a model's say, before it is used. Maps nothing; may wait for a slow disk's queue.
+ * Nothing where the system has no such call. */
+void rwkvc_read_ahead(const void *bytes, uint64_t size_bytes);
+/* Map page after page of it in the calling thread, which should be one that nobody waits for, so that no forward need
+ * do that. *cancel set (may be NULL) ends it within milliseconds: E_CANCELLED. E_FORMAT: a file that became shorter, or
+ * an unreadable disk. */
 rwkvc_status rwkvc_prefault(const void *bytes, uint64_t size_bytes, const int32_t *cancel);
 /* Bytes of weights one decoded token reads with no zero skipped (embedding: its one row). */
 uint64_t rwkvc_model_token_bytes(const rwkvc_model *model);
