@@ -65,6 +65,7 @@ __all__ = [
     "packed_panels",
     "plan",
     "prefault",
+    "read_ahead",
     "set_group_norm_epsilon",
     "table_bytes",
     "unpack",
@@ -416,6 +417,12 @@ def write_table(config: Config, infos: Sequence[TensorInfo]) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------- models
+
+
+def read_ahead(buffer: Any) -> None:
+    """Ask the system to read the file that *buffer* maps; maps nothing, waits for nothing but a disk's full queue."""
+    with ffi.from_buffer("uint8_t[]", buffer) as raw:
+        lib.rwkvc_read_ahead(raw, len(raw))
 
 
 def prefault(buffer: Any, cancel: Any) -> None:

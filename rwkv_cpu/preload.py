@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Map a model's pages ahead of their first use, in a thread that stays behind everything else.
+"""Bring a model's pages into memory ahead of their first use, in a thread that stays behind everything else.
 
-The first forward otherwise meets every page of the weights unmapped (warm cache: about 40 ms per GB on one core), or
-still on the disk, where reading on demand reaches a fraction of the disk's speed.
+The system is asked at once to read the file, since reading on demand reaches a fraction of a disk's speed. Mapping what
+is read (about 40 ms per GB) waits a moment: in the time until the first token the forward maps what it needs itself,
+on all cores, and a thread beside it would only dispute the process's page tables with it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Preloader"]
 
+_MAP_AFTER_SECONDS = 0.25
+
 
 class Preloader:
     """Faults in the mapping of *file* from now on; stop() must come before the mapping goes.
@@ -30,6 +33,7 @@ class Preloader:
     def __init__(self, file: ModelFile) -> None:
         self._file = file
         self._cancel = engine.ffi.new("int32_t *", 0)
+        self._stopped = threading.Event()
         # A daemon: the end of the program need not wait for the disk.
         self._thread = threading.Thread(target=self._run, name="rwkv_cpu preload", daemon=True)
         self._thread.start()
@@ -46,6 +50,7 @@ class Preloader:
     def stop(self) -> None:
         """End it within milliseconds (a page that the disk is reading is waited for)."""
         self._cancel[0] = 1
+        self._stopped.set()
         self._thread.join()
 
     def _run(self) -> None:
@@ -58,4 +63,6 @@ class Preloader:
                 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         # What is wrong with the file or the disk, the forward that needs those pages will say.
         with contextlib.suppress(RwkvError):
-            engine.prefault(self._file.buffer, self._cancel)
+            engine.read_ahead(self._file.buffer)
+            if not self._stopped.wait(_MAP_AFTER_SECONDS):
+                engine.prefault(self._file.buffer, self._cancel)

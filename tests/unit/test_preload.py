@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from rwkv_cpu import Model, engine, memory
+from rwkv_cpu import Model, engine, memory, preload
 from rwkv_cpu.errors import Cancelled, FormatError
 from rwkv_cpu.modelfile import ModelFile
 from rwkv_cpu.preload import Preloader
@@ -111,9 +111,28 @@ def test_a_model_larger_than_free_memory_is_left_alone(demo_path: Path, monkeypa
     asked = []
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     monkeypatch.setattr(engine, "prefault", lambda *_: asked.append(1))
+    monkeypatch.setattr(engine, "read_ahead", lambda _: asked.append(1))
     with ModelFile(demo_path) as file:
         Preloader(file).wait()
     assert not asked
+
+
+def test_reading_begins_at_once_and_mapping_does_not(demo_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is mapped beside the first token."""
+    steps: list[str] = []
+    reading = threading.Event()
+    monkeypatch.setattr(engine, "prefault", lambda *_: steps.append("map"))
+    monkeypatch.setattr(engine, "read_ahead", lambda _: (steps.append("read"), reading.set()))
+    monkeypatch.setattr(preload, "_MAP_AFTER_SECONDS", 1000.0)
+    with ModelFile(demo_path) as file:
+        preloader = Preloader(file)
+        assert reading.wait(10)
+        assert preloader.running
+        preloader.stop()
+        assert steps == ["read"]
+        monkeypatch.setattr(preload, "_MAP_AFTER_SECONDS", 0.0)
+        Preloader(file).wait()
+        assert steps == ["read", "read", "map"]
 
 
 def test_a_failing_disk_is_left_to_the_forward(demo_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ benchmarks/start.py has the times.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_commands_that_answer_at_once_start_no_blas_threads() -> None:
         "main.get_command(None, {!r}); print(os.environ.get('OPENBLAS_NUM_THREADS'))"
     )
     for command, expected in (("generate", "1"), ("chat", "1"), ("quantize", "None")):
+        script, env = code.format(command), {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
         run = subprocess.run(
-            [sys.executable, "-c", code.format(command)], capture_output=True, text=True, check=True, cwd=CHECKOUT
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env, cwd=CHECKOUT
         )
         assert run.stdout.split() == [expected]
