@@ -33,6 +33,9 @@ __all__ = [
     "FORMAT_BYTES",
     "FORMAT_F16",
     "FORMAT_F32",
+    "FORMAT_Q4",
+    "FORMAT_Q5",
+    "FORMAT_Q6",
     "FORMAT_Q8",
     "KIND_BYTES",
     "KIND_EMBEDDING",
@@ -62,6 +65,7 @@ __all__ = [
     "layout",
     "lib",
     "pack",
+    "pack_integers",
     "packed_panels",
     "plan",
     "prefault",
@@ -83,14 +87,21 @@ KIND_BYTES: int = lib.RWKVC_KIND_BYTES
 FORMAT_F32: int = lib.RWKVC_FORMAT_F32
 FORMAT_F16: int = lib.RWKVC_FORMAT_F16
 FORMAT_Q8: int = lib.RWKVC_FORMAT_Q8
+FORMAT_Q6: int = lib.RWKVC_FORMAT_Q6
+FORMAT_Q5: int = lib.RWKVC_FORMAT_Q5
+FORMAT_Q4: int = lib.RWKVC_FORMAT_Q4
 FORMAT_BYTES: int = lib.RWKVC_FORMAT_BYTES
 
 _NO_LAYER = 0xFFFFFFFF
 _DTYPES = {"f32": (lib.RWKVC_DTYPE_F32, 4), "f16": (lib.RWKVC_DTYPE_F16, 2), "bf16": (lib.RWKVC_DTYPE_BF16, 2)}
 # GGML blocks of 32 values: dtype and bytes of a block
-_BLOCKS = {"q8_0": (lib.RWKVC_DTYPE_Q8_0, 34), "q4_0": (lib.RWKVC_DTYPE_Q4_0, 18)}
+_BLOCKS = {
+    "q8_0": (lib.RWKVC_DTYPE_Q8_0, 34),
+    "q4_0": (lib.RWKVC_DTYPE_Q4_0, 18),
+    "q5_0": (lib.RWKVC_DTYPE_Q5_0, 22),
+}
 _RANKS = {letter: getattr(lib, f"RWKVC_SIZE_RANK_{letter.upper()}") for letter in "wavgms"}
-Dtype = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+Dtype = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q5_0"]
 LogitsChoice = Literal["last", "all", "none"]
 _LOGITS = {"none": lib.RWKVC_LOGITS_NONE, "last": lib.RWKVC_LOGITS_LAST, "all": lib.RWKVC_LOGITS_ALL}
 
@@ -298,7 +309,7 @@ def format_by_name(name: str) -> int:
     """FORMAT_Q8 for q8, and so on. Raises ArgumentError."""
     code = int(lib.rwkvc_format_by_name(name.encode()))
     if code < 0:
-        raise errors.ArgumentError(f"unknown weight format {name!r}", hint="Formats are q8, f16 and f32.")
+        raise errors.ArgumentError(f"unknown weight format {name!r}", hint="Formats are q4, q5, q6, q8, f16 and f32.")
     return code
 
 
@@ -328,20 +339,68 @@ def packed_bytes(info: TensorInfo) -> int:
     return int(lib.rwkvc_packed_bytes(info.kind, info.format, info.rows, info.cols))
 
 
-def pack(info: TensorInfo, source: NDArray[Any], dtype: Dtype, first: int, last: int, dst: Any) -> None:
+def pack(
+    info: TensorInfo,
+    source: NDArray[Any],
+    dtype: Dtype,
+    first: int,
+    last: int,
+    dst: Any,
+    *,
+    book: NDArray[np.int8] | None = None,
+) -> None:
     """Pack panels *first*..*last* - 1 of *source* into *dst*; ranges may run in several threads at once.
 
     Args: source: the tensor as the checkpoint has it, its elements in the order of info.shape: any strides; bf16 as
-        uint16; q8_0 and q4_0 as uint8 [rows, blocks * block size]; [n_head] where a value stands for a whole head.
-        dst: writable buffer of the whole packed tensor, zeroed, 64-byte aligned.
-    Raises: NonFiniteError naming row and column; ShapeError: the array does not fit.
+        uint16; q8_0, q4_0 and q5_0 as uint8 [rows, blocks * block size]; [n_head] where a value stands for a whole
+        head. dst: writable buffer of the whole packed tensor, zeroed, 64-byte aligned.
+        book: the 16 ascending values of a q4 tensor; None: the engine's own.
+    Raises: NonFiniteError naming row and column; ShapeError: the array does not fit; ArgumentError.
     """
     raw = ffi.new("rwkvc_source *")
     keep = _describe_blocks(raw, info, source, dtype) if dtype in _BLOCKS else _describe(raw, info, source, dtype)
     raw.data = ffi.cast("void *", keep.ctypes.data)
+    _pack(info, raw, first, last, dst, book)
+
+
+def pack_integers(
+    info: TensorInfo,
+    integers: NDArray[np.int8],
+    scales: NDArray[np.float16],
+    first: int,
+    last: int,
+    dst: Any,
+    book: NDArray[np.int8] | None = None,
+) -> None:
+    """Pack integers that were chosen elsewhere, exactly; otherwise as pack().
+
+    Args: integers: int8 [rows, cols] as stored, [out, in]: within -128..127 for q8, -32..31 for q6, -16..15 for q5,
+        -8..7 for q4. scales: f16 [rows, groups of 32 inputs]. A weight is scale * q, in q4 scale * book[q + 8].
+        book: int8 [16], any; None: -8..7.
+    Raises: ShapeError; ArgumentError: an integer outside of the format; NonFiniteError: a scale that is not finite.
+    """
+    groups = -(-info.cols // 32)
+    if integers.dtype != np.int8 or integers.shape != (info.rows, info.cols):
+        raise _misfit(info, integers, "int8")
+    if scales.dtype != np.float16 or scales.shape != (info.rows, groups):
+        raise errors.ShapeError(f"{info.name}: scales {scales.dtype}{list(scales.shape)}, not f16{[info.rows, groups]}")
+    raw = ffi.new("rwkvc_source *")
+    raw.dtype = lib.RWKVC_DTYPE_INTEGERS
+    kept_integers, kept_scales = np.ascontiguousarray(integers), np.ascontiguousarray(scales)
+    raw.data = ffi.cast("void *", kept_integers.ctypes.data)
+    raw.scales = ffi.cast("uint16_t *", kept_scales.ctypes.data)
+    _pack(info, raw, first, last, dst, book)
+
+
+def _pack(info: TensorInfo, raw: Any, first: int, last: int, dst: Any, book: NDArray[np.int8] | None) -> None:
     target = ffi.from_buffer("uint8_t[]", dst, require_writable=True)
     if len(target) < packed_bytes(info) or int(ffi.cast("uintptr_t", target)) % 64:
         raise errors.ArgumentError(f"{info.name}: the packed tensor needs {packed_bytes(info)} aligned bytes")
+    if book is not None:
+        if book.dtype != np.int8 or book.shape != (16,):
+            raise errors.ArgumentError(f"{info.name}: a book is 16 int8, not {book.dtype}{list(book.shape)}")
+        kept_book = np.ascontiguousarray(book)
+        raw.book = ffi.cast("int8_t *", kept_book.ctypes.data)
     check(lib.rwkvc_pack(info.raw(), raw, first, last, target))
 
 

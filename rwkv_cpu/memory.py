@@ -19,7 +19,7 @@ __all__ = ["MemoryForecast", "available_bytes", "forecast_file", "human_bytes", 
 OVERHEAD_BYTES = 150_000_000
 
 # Bits per weight of a converted file; checkpoints are bf16 or f16, 16 bits.
-_FORMAT_BITS = {"q8": 8.7, "f16": 16.2, "f32": 32.2}
+_FORMAT_BITS = {"q4": 5.1, "q5": 6.0, "q6": 6.9, "q8": 8.7, "f16": 16.2, "f32": 32.2}
 _CHECKPOINT_BITS = 16.0
 
 
@@ -63,7 +63,7 @@ class MemoryForecast:
     @property
     def hint(self) -> str:
         """What to do about the warning; "" if there is none."""
-        return "close other programs, or use a smaller model or format (q8 is the smallest)" if self.would_swap else ""
+        return "close other programs, or use a smaller model or format (q4 is the smallest)" if self.would_swap else ""
 
 
 def forecast_file(path: str | os.PathLike[str], *, format: str = "q8") -> MemoryForecast:  # noqa: A002 (its name everywhere)

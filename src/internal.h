@@ -44,7 +44,8 @@ void rwkvc_free(void *memory);
 
 /* A tensor of an open model. */
 typedef struct {
-    const uint8_t *data;
+    const uint8_t *data; /* the weights */
+    const uint8_t *book; /* q4: 16 values + 128; NULL otherwise */
     uint32_t kind, format, rows, cols;
 } rwkvc_tensor;
 
@@ -59,6 +60,7 @@ struct rwkvc_model {
     uint32_t n_infos;
     rwkvc_tensor *tensors; /* [n_layer, arch->n_specs]; tensors outside layers in row 0 */
     uint64_t token_bytes;
+    uint32_t widest_value, widest_matrix; /* inputs of the widest tensors that are stored as integers */
 };
 
 uint32_t rwkvc_crc32(const uint8_t *bytes, uint64_t size);

@@ -74,7 +74,7 @@ rwkvc_status rwkvc_table_layout(const rwkvc_config *config, rwkvc_tensor_info *t
 
 rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_info *tensors, uint32_t n, uint8_t *out) {
     if (n == 0 || n > MAX_TENSORS) return rwkvc_fail(RWKVC_E_ARGUMENT, "%u tensors", n);
-    table_head head = {.file_version = RWKVC_FILE_VERSION,
+    table_head head = {.file_version = 1,
                        .table_bytes = HEAD_BYTES + ENTRY_BYTES * n,
                        .n_tensors = n,
                        .data_bytes = tensors[n - 1].offset + tensors[n - 1].size_bytes,
@@ -84,6 +84,8 @@ rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_in
     memset(out, 0, rwkvc_table_bytes(n));
     for (uint32_t i = 0; i < n; i++) {
         const rwkvc_tensor_info *t = &tensors[i];
+        /* as old as it can be: engines before version 2 know q8, f16 and f32 */
+        if (t->format > RWKVC_FORMAT_Q8 && t->format != RWKVC_FORMAT_BYTES) head.file_version = 2;
         table_entry entry = {t->kind, t->format, t->rows, t->cols, t->offset, t->size_bytes, t->crc32, 0, {0}};
         snprintf(entry.name, sizeof entry.name, "%.47s", t->name);
         memcpy(out + HEAD_BYTES + (uint64_t)i * ENTRY_BYTES, &entry, sizeof entry);
@@ -228,8 +230,17 @@ static rwkvc_status bind(rwkvc_model *model) {
     for (uint32_t i = 0; i < n_model; i++) {
         const rwkvc_tensor_info *info = &model->infos[i];
         uint32_t row = info->layer == (uint32_t)RWKVC_NO_LAYER ? 0 : info->layer;
-        model->tensors[(uint64_t)row * model->arch->n_specs + spec_of(model->arch, info)] = (rwkvc_tensor){
-            model->data + info->offset, info->kind, info->format, (uint32_t)info->rows, (uint32_t)info->cols};
+        uint32_t bits = rwkvc_bits(info->format), cols = (uint32_t)info->cols;
+        const uint8_t *data = model->data + info->offset;
+        model->tensors[(uint64_t)row * model->arch->n_specs + spec_of(model->arch, info)] =
+            (rwkvc_tensor){.data = data + rwkvc_header_bytes(bits),
+                           .book = bits == 4 ? data : NULL,
+                           .kind = info->kind,
+                           .format = info->format,
+                           .rows = (uint32_t)info->rows,
+                           .cols = cols};
+        uint32_t *widest = info->kind == RWKVC_KIND_VALUE ? &model->widest_value : &model->widest_matrix;
+        if (bits && info->kind != RWKVC_KIND_EMBEDDING && cols > *widest) *widest = cols;
         model->token_bytes += info->kind == RWKVC_KIND_EMBEDDING ? info->size_bytes / info->rows : info->size_bytes;
     }
     return RWKVC_OK;

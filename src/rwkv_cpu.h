@@ -42,7 +42,7 @@ extern "C" {
 
 #define RWKVC_ABI_VERSION 2
 /* The .rwkv format this engine writes; it reads this one and every older one. */
-#define RWKVC_FILE_VERSION 1
+#define RWKVC_FILE_VERSION 2
 #define RWKVC_MAX_DIMS 4
 #define RWKVC_MAX_NAME 96
 #define RWKVC_MAX_SIZES 16
@@ -138,7 +138,10 @@ typedef struct {
 
 #define RWKVC_FORMAT_F32 0
 #define RWKVC_FORMAT_F16 1
-#define RWKVC_FORMAT_Q8 2 /* 8.5 bits per weight: int8 in groups of 32 inputs with an f16 scale */
+#define RWKVC_FORMAT_Q8 2 /* 8.5 bits per weight: integers in groups of 32 inputs with an f16 scale */
+#define RWKVC_FORMAT_Q6 3 /* 6.5 */
+#define RWKVC_FORMAT_Q5 4 /* 5.5 */
+#define RWKVC_FORMAT_Q4 5 /* 4.5: the integers count entries of the tensor's own book of 16 int8 */
 #define RWKVC_FORMAT_BYTES 15
 
 /* What is done to a checkpoint's values on the way in (in f64, rounded once). */
@@ -186,17 +189,25 @@ uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind);
 #define RWKVC_DTYPE_F32 0
 #define RWKVC_DTYPE_F16 1
 #define RWKVC_DTYPE_BF16 2
-#define RWKVC_DTYPE_Q8_0 3 /* GGML blocks of 32 values: f16 scale, 32 int8 */
-#define RWKVC_DTYPE_Q4_0 4 /* f16 scale, 16 bytes: inputs i and i + 16 in a byte's low and high half, + 8 */
+#define RWKVC_DTYPE_Q8_0 3     /* GGML blocks of 32 values: f16 scale, 32 int8 */
+#define RWKVC_DTYPE_Q4_0 4     /* f16 scale, 16 bytes: inputs i and i + 16 in a byte's low and high half, + 8 */
+#define RWKVC_DTYPE_Q5_0 5     /* f16 scale, u32 with the fifth bits, 16 bytes as Q4_0, + 16 */
+#define RWKVC_DTYPE_INTEGERS 6 /* what is to be stored: int8 [rows, cols], and `scales` */
 
 /* Source values of one tensor: element (row, col) of a float dtype at
  *   data[(row / block_rows) * block_stride + (row % block_rows) * row_stride + (col / repeat) * col_stride]
- * with data aligned to its dtype. Block dtypes have rows of cols / 32 blocks, one after the other; packed to q8 they keep integers and scales. */
+ * with data aligned to its dtype. Block dtypes have rows of cols / 32 blocks, one after the other. Packed to a format
+ * that holds their integers (any to q8; Q4_0 and Q5_0 to q5 and q6, Q4_0 to q4 with no other book), they keep integers and scales.
+ * INTEGERS are within -128..127 for q8, -32..31 for q6, -16..15 for q5; for q4 within -8..7, where q stands for
+ * book[q + 8]: value = scale * book[q + 8]. */
 typedef struct {
     const void *data;
     uint32_t dtype, repeat;                       /* repeat: columns that share a value; 0: 1 */
     int64_t row_stride, col_stride, block_stride; /* elements */
     uint64_t block_rows;                          /* 0: all */
+    const uint16_t *scales;                       /* INTEGERS: f16 [rows, groups of 32 inputs] */
+    const int8_t *book; /* q4: [16], ascending unless for INTEGERS; NULL: the engine's choice (-8..7 for
+                                                     integers) */
 } rwkvc_source;
 
 /* Bytes that `rows` x `cols` of this kind take in this format; 0 if they don't go together. */

@@ -91,7 +91,7 @@ def load_options(command: Command) -> Command:
         click.option(
             "--format",
             "weight_format",
-            type=click.Choice(["q8", "f16", "f32"]),
+            type=click.Choice(["q8", "q6", "q5", "q4", "f16", "f32"]),
             default=None,
             help="How to store the weights of a checkpoint that is opened directly. Default: q8.",
         ),

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path), required=False)
-@click.option("--format", "weight_format", type=click.Choice(["q8", "f16", "f32"]), default="q8", show_default=True)
+@click.option(
+    "--format",
+    "weight_format",
+    type=click.Choice(["q8", "q6", "q5", "q4", "f16", "f32"]),
+    default="q8",
+    show_default=True,
+)
 @click.option(
     "--tokenizer",
     metavar="FILE",

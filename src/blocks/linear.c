@@ -9,7 +9,7 @@ enum {
     PLAIN_GROUP = 4       /* panels per call of the plain kernel */
 };
 
-static bool is_integer(const rwkvc_tensor *weight) { return weight->format == RWKVC_FORMAT_Q8; }
+static bool is_integer(const rwkvc_tensor *weight) { return rwkvc_bits(weight->format) > 0; }
 
 /* ---------------------------------------------------------------------------------- activations */
 
@@ -87,13 +87,13 @@ void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_
 
 /* Rows of outputs that are computed together, and their weights' bytes. */
 static uint32_t unit_rows(const rwkvc_tensor *w) {
-    return is_integer(w) && w->kind == RWKVC_KIND_VALUE ? RWKVC_VALUE_SLICE : RWKVC_PANEL;
+    return is_integer(w) && w->kind == RWKVC_KIND_VALUE ? rwkvc_value_slice(rwkvc_bits(w->format)) : RWKVC_PANEL;
 }
 
 static uint32_t n_units(const rwkvc_tensor *w) { return (uint32_t)rwkvc_ceil_div(w->rows, unit_rows(w)); }
 
 static uint64_t unit_bytes(const rwkvc_tensor *w) {
-    return rwkvc_packed_bytes(w->kind, w->format, unit_rows(w), w->cols);
+    return rwkvc_packed_bytes(w->kind, w->format, unit_rows(w), w->cols) - rwkvc_header_bytes(rwkvc_bits(w->format));
 }
 
 static void finish(const rwkvc_pass *pass, const rwkvc_linear *p, const float *sums, uint32_t ld_sums, uint32_t token,
@@ -115,57 +115,81 @@ static void add_parts(float *sums, uint32_t columns, uint32_t parts) {
         for (uint32_t i = 0; i < RWKVC_PANEL; i++) sums[16 * t + i] = sums[32 * t + i] + sums[32 * t + 16 + i];
 }
 
-static void q8_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t panel) {
+/* A panel; of less than 8 bits it is made one of q8 in `memory` when many columns use it. */
+static void matrix_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t panel, uint8_t *memory) {
     const rwkvc_q8_input *q8 = &p->input->q8;
-    const uint8_t *weights = p->weight->data + (uint64_t)panel * (q8->groups / 2) * RWKVC_Q8_RECORD;
+    uint32_t format = p->weight->format, records = q8->groups / 2;
+    const uint8_t *weights = p->weight->data + (uint64_t)panel * records * rwkvc_record_bytes(rwkvc_bits(format));
     float sums[RWKVC_MAX_TILE * RWKVC_PANEL];
+    if (format != RWKVC_FORMAT_Q8 && q8->columns > RWKVC_DIRECT) {
+        pass->kernels->unpack[format](weights, p->weight->book, records, memory);
+        weights = memory;
+        format = RWKVC_FORMAT_Q8;
+    }
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
-        pass->kernels->q8_panel(weights, q8, c, n, sums);
+        pass->kernels->panel[format](weights, p->weight->book, q8, c, n, sums);
         add_parts(sums, n, p->input->parts);
         finish(pass, p, sums, RWKVC_PANEL, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
     }
 }
 
-static const uint8_t *value_panel(const rwkvc_tensor *w, uint32_t slice, uint32_t *height, uint32_t *in_panel) {
-    uint32_t panel = slice / (RWKVC_VALUE_PANEL / RWKVC_VALUE_SLICE);
-    *height = (uint32_t)rwkvc_value_height(w->rows, panel);
-    *in_panel = slice % (RWKVC_VALUE_PANEL / RWKVC_VALUE_SLICE);
-    return w->data + (uint64_t)panel * RWKVC_VALUE_PANEL * rwkvc_ceil_div(w->cols, RWKVC_GROUP) * 34;
+/* A panel of a value matrix: where it begins, its height, and which of its slices is meant. */
+typedef struct {
+    const uint8_t *bytes;
+    uint32_t height, slice, groups;
+} value_panel;
+
+static value_panel value_panel_of(const rwkvc_tensor *w, uint32_t slice) {
+    uint32_t bits = rwkvc_bits(w->format), slices = rwkvc_value_panel(bits) / rwkvc_value_slice(bits);
+    uint32_t panel = slice / slices, groups = (uint32_t)rwkvc_ceil_div(w->cols, RWKVC_GROUP);
+    uint64_t size = (uint64_t)rwkvc_value_panel(bits) * groups * rwkvc_group_bytes(bits);
+    return (value_panel){w->data + panel * size, (uint32_t)rwkvc_value_height(bits, w->rows, panel), slice % slices,
+                         groups};
 }
 
-static void value_finish(const rwkvc_pass *pass, const rwkvc_linear *p, const float *sums, uint32_t ld_block,
-                         uint32_t token, uint32_t n, uint32_t row) {
-    for (uint32_t block = 0; block < 4 && row + 16 * block < p->weight->rows; block++)
+/* Blocks of 16 rows, one behind the other, of one slice. */
+static void value_finish(const rwkvc_pass *pass, const rwkvc_linear *p, const float *sums, uint32_t n_blocks,
+                         uint32_t ld_block, uint32_t token, uint32_t n, uint32_t row) {
+    for (uint32_t block = 0; block < n_blocks && row + 16 * block < p->weight->rows; block++)
         finish(pass, p, sums + block * ld_block, RWKVC_PANEL, token, n, row + 16 * block);
 }
 
 static void value_sparse_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t slice) {
-    uint32_t height, in_panel, groups = (uint32_t)rwkvc_ceil_div(p->weight->cols, RWKVC_GROUP);
-    const uint8_t *panel = value_panel(p->weight, slice, &height, &in_panel);
-    float sums[RWKVC_VALUE_SLICE];
-    pass->kernels->value_sparse(panel, height, in_panel, groups, p->input->first, p->input->quads, p->input->q8.scales,
-                                p->input->q8.offsets, sums);
-    value_finish(pass, p, sums, RWKVC_PANEL, 0, 1, slice * RWKVC_VALUE_SLICE);
+    value_panel panel = value_panel_of(p->weight, slice);
+    uint32_t rows = unit_rows(p->weight);
+    float sums[2 * RWKVC_VALUE_ROWS];
+    pass->kernels->value_sparse[p->weight->format](panel.bytes, p->weight->book, panel.height, panel.slice,
+                                                   panel.groups, p->input->first, p->input->quads, p->input->q8.scales,
+                                                   p->input->q8.offsets, sums);
+    value_finish(pass, p, sums, rows / RWKVC_PANEL, RWKVC_PANEL, 0, 1, slice * rows);
 }
 
-/* Many tokens: the slice becomes four ordinary panels whose rows stand in rwkvc_value_row's order. */
-static void value_dense_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t slice, uint8_t *panels) {
+/* Many tokens: 64 rows become four ordinary panels whose rows stand in rwkvc_value_row's order. */
+static void value_dense_part(const rwkvc_pass *pass, const rwkvc_linear *p, const value_panel *panel, uint32_t part,
+                             uint32_t row, uint8_t *panels) {
     const rwkvc_q8_input *q8 = &p->input->q8;
-    uint32_t height, in_panel, groups = (uint32_t)rwkvc_ceil_div(p->weight->cols, RWKVC_GROUP);
-    const uint8_t *panel = value_panel(p->weight, slice, &height, &in_panel);
     uint64_t panel_bytes = (uint64_t)(q8->groups / 2) * RWKVC_Q8_RECORD;
     float sums[4 * RWKVC_MAX_TILE * RWKVC_PANEL], ordered[4 * RWKVC_MAX_TILE * RWKVC_PANEL];
-    pass->kernels->value_repack(panel, height, in_panel, groups, panels);
+    pass->kernels->value_repack[p->weight->format](panel->bytes, p->weight->book, panel->height, part, panel->groups,
+                                                   panels);
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile, block = n * RWKVC_PANEL;
-        for (uint32_t v = 0; v < 4; v++) pass->kernels->q8_panel(panels + v * panel_bytes, q8, c, n, sums + v * block);
+        for (uint32_t v = 0; v < 4; v++)
+            pass->kernels->panel[RWKVC_FORMAT_Q8](panels + v * panel_bytes, NULL, q8, c, n, sums + v * block);
         for (uint32_t v = 0; v < 4; v++)
             for (uint32_t t = 0; t < n; t++)
                 for (uint32_t b = 0; b < 4; b++)
                     memcpy(ordered + b * block + 16 * t + 4 * v, sums + v * block + 16 * t + 4 * b, 4 * sizeof *sums);
-        value_finish(pass, p, ordered, block, c, n, slice * RWKVC_VALUE_SLICE);
+        value_finish(pass, p, ordered, 4, block, c, n, row);
     }
+}
+
+static void value_dense_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t slice, uint8_t *panels) {
+    value_panel panel = value_panel_of(p->weight, slice);
+    uint32_t rows = unit_rows(p->weight), parts = rows / RWKVC_VALUE_ROWS;
+    for (uint32_t part = 0; part < parts && slice * rows + part * RWKVC_VALUE_ROWS < p->weight->rows; part++)
+        value_dense_part(pass, p, &panel, panel.slice * parts + part, slice * rows + part * RWKVC_VALUE_ROWS, panels);
 }
 
 static void plain_units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t n_panels) {
@@ -190,7 +214,7 @@ static void units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first,
     }
     for (uint32_t u = first; u < last; u++) {
         if (p->weight->kind != RWKVC_KIND_VALUE)
-            q8_unit(pass, p, u);
+            matrix_unit(pass, p, u, pass->thread_memory[thread]);
         else if (p->input->first)
             value_sparse_unit(pass, p, u);
         else
@@ -199,7 +223,8 @@ static void units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first,
 }
 
 uint64_t rwkvc_thread_bytes(const rwkvc_model *model) {
-    return (uint64_t)even_groups(model->config.size[RWKVC_SIZE_FFN]) / 2 * RWKVC_Q8_RECORD * 4;
+    uint64_t matrix = even_groups(model->widest_matrix) / 2, value = 4ull * even_groups(model->widest_value) / 2;
+    return (matrix > value ? matrix : value) * RWKVC_Q8_RECORD;
 }
 
 typedef struct {

@@ -7,11 +7,12 @@
 #include "threads/pool.h"
 
 static const rwkvc_format *const formats[] = {
-    [RWKVC_FORMAT_F32] = &rwkvc_format_f32,
-    [RWKVC_FORMAT_F16] = &rwkvc_format_f16,
-    [RWKVC_FORMAT_Q8] = &rwkvc_format_q8,
+    [RWKVC_FORMAT_F32] = &rwkvc_format_f32, [RWKVC_FORMAT_F16] = &rwkvc_format_f16,
+    [RWKVC_FORMAT_Q8] = &rwkvc_format_q8,   [RWKVC_FORMAT_Q6] = &rwkvc_format_q6,
+    [RWKVC_FORMAT_Q5] = &rwkvc_format_q5,   [RWKVC_FORMAT_Q4] = &rwkvc_format_q4,
 };
-enum { N_FORMATS = sizeof formats / sizeof *formats };
+enum { N_FORMATS = RWKVC_N_FORMATS };
+_Static_assert(sizeof formats / sizeof *formats == N_FORMATS, "kernels.h has a table as long");
 
 const rwkvc_format *rwkvc_format_get(uint32_t format) { return format < N_FORMATS ? formats[format] : NULL; }
 
@@ -39,26 +40,26 @@ uint64_t rwkvc_packed_bytes(uint32_t kind, uint32_t format, uint64_t rows, uint6
     if (rows == 0 || cols == 0 || rows > INT32_MAX || cols > (1ull << 58) / rows) return 0;
     if (kind == RWKVC_KIND_BYTES) return format == RWKVC_FORMAT_BYTES ? rwkvc_round_up(cols, RWKVC_ALIGN) : 0;
     const rwkvc_format *f = rwkvc_format_get(format);
-    return f && kind < RWKVC_KIND_BYTES ? f->bytes(kind, rows, cols) : 0;
+    return f && kind < RWKVC_KIND_BYTES ? f->bytes(format, kind, rows, cols) : 0;
 }
 
 uint64_t rwkvc_packed_panels(uint32_t kind, uint32_t format, uint64_t rows, uint64_t cols) {
     if (kind == RWKVC_KIND_BYTES || !rwkvc_packed_bytes(kind, format, rows, cols)) return 0;
-    return rwkvc_ceil_div(rows, rwkvc_format_get(format)->panel_rows(kind));
+    return rwkvc_ceil_div(rows, rwkvc_format_get(format)->panel_rows(format, kind));
 }
 
 rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first, uint64_t last,
                         void *dst) {
     uint64_t panels = rwkvc_packed_panels(info->kind, info->format, info->rows, info->cols);
     bool blocks = source->dtype > RWKVC_DTYPE_BF16;
-    if (panels == 0 || first > last || last > panels || source->dtype > RWKVC_DTYPE_Q4_0 ||
-        (blocks && (info->cols % RWKVC_GROUP || info->transposed || info->transform)))
+    if (panels == 0 || first > last || last > panels || source->dtype > RWKVC_DTYPE_INTEGERS ||
+        (blocks && (info->transposed || info->transform)) ||
+        (blocks && source->dtype != RWKVC_DTYPE_INTEGERS && info->cols % RWKVC_GROUP))
         return rwkvc_fail(RWKVC_E_ARGUMENT, "%s: cannot pack panels %llu to %llu of %llu", info->name,
                           (unsigned long long)first, (unsigned long long)last, (unsigned long long)panels);
     const rwkvc_format *format = rwkvc_format_get(info->format);
-    rwkvc_status status = RWKVC_OK;
     uint64_t environment = rwkvc_float_environment();
-    for (uint64_t panel = first; panel < last && !status; panel++) status = format->pack(info, source, panel, dst);
+    rwkvc_status status = format->pack(info, source, first, last, dst);
     rwkvc_float_restore(environment);
     return status;
 }

@@ -11,13 +11,18 @@ static uint64_t plain_bytes(uint32_t kind, uint64_t rows, uint64_t cols, uint64_
     return rwkvc_ceil_div(rows, RWKVC_PANEL) * rwkvc_round_up(RWKVC_PANEL * cols * element, RWKVC_ALIGN);
 }
 
-static uint64_t f32_bytes(uint32_t kind, uint64_t rows, uint64_t cols) { return plain_bytes(kind, rows, cols, 4); }
+static uint64_t f32_bytes(uint32_t format, uint32_t kind, uint64_t rows, uint64_t cols) {
+    (void)format;
+    return plain_bytes(kind, rows, cols, 4);
+}
 
-static uint64_t f16_bytes(uint32_t kind, uint64_t rows, uint64_t cols) {
+static uint64_t f16_bytes(uint32_t format, uint32_t kind, uint64_t rows, uint64_t cols) {
+    (void)format;
     return kind == RWKVC_KIND_VECTOR ? 0 : plain_bytes(kind, rows, cols, 2);
 }
 
-static uint64_t plain_panel_rows(uint32_t kind) {
+static uint64_t plain_panel_rows(uint32_t format, uint32_t kind) {
+    (void)format;
     return kind == RWKVC_KIND_VECTOR || kind == RWKVC_KIND_EMBEDDING ? 1 : RWKVC_PANEL;
 }
 
@@ -41,11 +46,11 @@ static rwkvc_status put(const rwkvc_tensor_info *info, uint8_t *dst, uint64_t ro
     return RWKVC_OK;
 }
 
-static rwkvc_status plain_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t panel,
+static rwkvc_status plain_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first, uint64_t last,
                                uint8_t *dst) {
-    uint64_t rows = plain_panel_rows(info->kind);
+    uint64_t rows = plain_panel_rows(info->format, info->kind);
     float values[256];
-    for (uint64_t row = panel * rows; row < (panel + 1) * rows; row++) {
+    for (uint64_t row = first * rows; row < last * rows; row++) {
         for (uint64_t col = 0; col < info->cols; col += 256) {
             uint64_t n = rwkvc_min(256, info->cols - col);
             if (row >= info->rows) {
@@ -72,5 +77,5 @@ static void f16_unpack_row(const rwkvc_tensor_info *info, const uint8_t *packed,
         dst[col] = rwkvc_half_to_float(((const uint16_t *)packed)[plain_index(info, row, col, 2)]);
 }
 
-const rwkvc_format rwkvc_format_f32 = {"f32", f32_bytes, plain_panel_rows, plain_pack, f32_unpack_row};
-const rwkvc_format rwkvc_format_f16 = {"f16", f16_bytes, plain_panel_rows, plain_pack, f16_unpack_row};
+const rwkvc_format rwkvc_format_f32 = {"f32", 0, f32_bytes, plain_panel_rows, plain_pack, f32_unpack_row};
+const rwkvc_format rwkvc_format_f16 = {"f16", 0, f16_bytes, plain_panel_rows, plain_pack, f16_unpack_row};

@@ -34,24 +34,42 @@ static float element(const rwkvc_source *source, int64_t at) {
     return value;
 }
 
-bool rwkvc_source_group(const rwkvc_source *source, uint64_t row, uint64_t cols, uint64_t group, int8_t *q,
+bool rwkvc_source_is_integer(const rwkvc_source *source, uint32_t *bits) {
+    *bits = source->dtype == RWKVC_DTYPE_Q4_0 ? 4 : source->dtype == RWKVC_DTYPE_Q5_0 ? 5 : 8;
+    return source->dtype > RWKVC_DTYPE_BF16;
+}
+
+void rwkvc_source_group(const rwkvc_source *source, uint64_t row, uint64_t cols, uint64_t group, int8_t *q,
                         uint16_t *scale) {
     const uint8_t *block = source->data;
-    uint64_t number = row * (cols / RWKVC_GROUP) + group;
-    if (source->dtype == RWKVC_DTYPE_Q8_0) {
+    uint64_t number = row * rwkvc_ceil_div(cols, RWKVC_GROUP) + group;
+    uint32_t high = 0;
+    switch (source->dtype) {
+    case RWKVC_DTYPE_INTEGERS:
+        memset(q, 0, RWKVC_GROUP);
+        memcpy(q, block + row * cols + group * RWKVC_GROUP, rwkvc_min(RWKVC_GROUP, cols - group * RWKVC_GROUP));
+        *scale = source->scales[number];
+        return;
+    case RWKVC_DTYPE_Q8_0:
         block += number * 34;
         memcpy(q, block + 2, RWKVC_GROUP);
-    } else if (source->dtype == RWKVC_DTYPE_Q4_0) {
+        break;
+    case RWKVC_DTYPE_Q4_0:
         block += number * 18;
         for (int i = 0; i < 16; i++) {
             q[i] = (int8_t)((block[2 + i] & 15) - 8);
             q[i + 16] = (int8_t)((block[2 + i] >> 4) - 8);
         }
-    } else {
-        return false;
+        break;
+    default: /* Q5_0 */
+        block += number * 22;
+        memcpy(&high, block + 2, sizeof high);
+        for (int i = 0; i < 16; i++) {
+            q[i] = (int8_t)((int)((block[6 + i] & 15u) | (high >> i & 1) << 4) - 16);
+            q[i + 16] = (int8_t)((int)((block[6 + i] >> 4) | (high >> (i + 16) & 1) << 4) - 16);
+        }
     }
     memcpy(scale, block, sizeof *scale);
-    return true;
 }
 
 static void read_blocks(const rwkvc_source *source, uint64_t row, uint64_t cols, uint64_t col, uint64_t n, float *dst) {

@@ -25,5 +25,14 @@ VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
     __m256i x = _mm256_set1_epi32(quad);
     return (vi){dot_8(acc.lo, w.value.lo, w.magnitude.lo, x), dot_8(acc.hi, w.value.hi, w.magnitude.hi, x)};
 }
+VEC __m256i dot_small_8(__m256i acc, __m256i w, __m256i a) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+}
+VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) {
+    int32_t quad;
+    memcpy(&quad, a, sizeof quad);
+    __m256i x = _mm256_set1_epi32(quad);
+    return (vi){dot_small_8(acc.lo, w.lo, x), dot_small_8(acc.hi, w.hi, x)};
+}
 
 enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1 };

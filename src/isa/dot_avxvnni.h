@@ -10,5 +10,6 @@ VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
     __m256i x = _mm256_set1_epi32(quad);
     return (vi){RWKVC_DPBUSD(acc.lo, w.lo, x), RWKVC_DPBUSD(acc.hi, w.hi, x)};
 }
+VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 
 enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1 };

@@ -60,6 +60,14 @@ VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
     int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(quad));
     return (vi){dot_4(acc.a, w.a, x), dot_4(acc.b, w.b, x), dot_4(acc.c, w.c, x), dot_4(acc.d, w.d, x)};
 }
+/* Weights below 128 are the same signed and unsigned. */
+VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) {
+#if RWKVC_NEON_DOT == RWKVC_USDOT
+    return vi_dot(acc, w, a);
+#else
+    return vi_dot(acc, (vw)EACH(vreinterpretq_s8_u8, w), a);
+#endif
+}
 
 #undef EACH
 #undef EACH_2

@@ -41,6 +41,14 @@ VEC vf vf_load_half(const uint16_t *p) {
     return BOTH(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8))));
 }
+VEC void vf_store_half(uint16_t *p, vf a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+VEC __m256 bf16_8(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+VEC vf vf_load_bf16(const uint16_t *p) { return BOTH(bf16_8(p), bf16_8(p + 8)); }
 VEC vf vf_load_i8(const int8_t *p) {
     __m128i bytes = _mm_loadu_si128((const __m128i *)p);
     return BOTH(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
@@ -97,6 +105,7 @@ VEC float vf_largest(vf a) {
 }
 VEC vf vf_from_vi(vi a) { return BOTH(_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)); }
 VEC vi vi_from_vf(vf a) { return (vi){_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+VEC vi vi_set1(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 VEC vi vi_add(vi a, vi b) { return (vi){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 VEC int32_t vi_sum(vi a) {
     __m256i eight = _mm256_add_epi32(a.lo, a.hi);
@@ -115,6 +124,37 @@ VEC vb vb_load(const uint8_t *p) {
 VEC void vb_store(uint8_t *p, vb a) {
     _mm256_storeu_si256((__m256i *)p, a.lo);
     _mm256_storeu_si256((__m256i *)(p + 32), a.hi);
+}
+VEC vb vb_table(const uint8_t *p) {
+    __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
+    return (vb){table, table};
+}
+VEC vb vb_lookup(vb table, vb index) {
+    return (vb){_mm256_shuffle_epi8(table.lo, index.lo), _mm256_shuffle_epi8(table.hi, index.hi)};
+}
+VEC vb vb_low(vb a) {
+    __m256i mask = _mm256_set1_epi8(15);
+    return (vb){_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
+}
+VEC vb vb_high(vb a) { return vb_low((vb){_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)}); }
+VEC __m256i merge_32(__m256i a, __m256i b, int left, uint8_t mask) {
+    b = left < 0 ? _mm256_srl_epi16(b, _mm_cvtsi32_si128(-left)) : _mm256_sll_epi16(b, _mm_cvtsi32_si128(left));
+    return _mm256_or_si256(a, _mm256_and_si256(b, _mm256_set1_epi8((char)mask)));
+}
+VEC vb vb_merge(vb a, vb b, int left, uint8_t mask) {
+    return (vb){merge_32(a.lo, b.lo, left, mask), merge_32(a.hi, b.hi, left, mask)};
+}
+VEC vb vb_add(vb a, uint8_t x) {
+    __m256i k = _mm256_set1_epi8((char)x);
+    return (vb){_mm256_add_epi8(a.lo, k), _mm256_add_epi8(a.hi, k)};
+}
+VEC vb vb_zip(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    __m128i first = _mm_loadu_si128((const __m128i *)a), second = _mm_loadu_si128((const __m128i *)b);
+    __m128i third = _mm_loadu_si128((const __m128i *)c), fourth = _mm_loadu_si128((const __m128i *)d);
+    __m128i ab_lo = _mm_unpacklo_epi8(first, second), ab_hi = _mm_unpackhi_epi8(first, second);
+    __m128i cd_lo = _mm_unpacklo_epi8(third, fourth), cd_hi = _mm_unpackhi_epi8(third, fourth);
+    return (vb){_mm256_set_m128i(_mm_unpackhi_epi16(ab_lo, cd_lo), _mm_unpacklo_epi16(ab_lo, cd_lo)),
+                _mm256_set_m128i(_mm_unpackhi_epi16(ab_hi, cd_hi), _mm_unpacklo_epi16(ab_hi, cd_hi))};
 }
 VEC void interleave_32(__m256i a, __m256i b, __m256i c, __m256i d, __m256i out[4]) {
     __m256i ab_lo = _mm256_unpacklo_epi8(a, b), ab_hi = _mm256_unpackhi_epi8(a, b);

@@ -17,6 +17,12 @@ VEC vf vf_load_n(const float *p, uint32_t n) { return _mm512_maskz_loadu_ps(firs
 VEC void vf_store_n(float *p, vf a, uint32_t n) { _mm512_mask_storeu_ps(p, first_n(n), a); }
 VEC vf vf_keep_n(vf a, uint32_t n) { return _mm512_maskz_mov_ps(first_n(n), a); }
 VEC vf vf_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+VEC void vf_store_half(uint16_t *p, vf a) {
+    _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+VEC vf vf_load_bf16(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
 VEC vf vf_load_i8(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
@@ -53,12 +59,31 @@ VEC float vf_largest_size(vf a, vf b) {
 VEC float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
 VEC vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
 VEC vi vi_from_vf(vf a) { return _mm512_cvtps_epi32(a); }
+VEC vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
 VEC vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 VEC int32_t vi_sum(vi a) { return _mm512_reduce_add_epi32(a); }
 VEC void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 
 VEC vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 VEC void vb_store(uint8_t *p, vb a) { _mm512_storeu_si512(p, a); }
+VEC vb vb_table(const uint8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
+VEC vb vb_lookup(vb table, vb index) { return _mm512_shuffle_epi8(table, index); }
+VEC vb vb_low(vb a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+VEC vb vb_high(vb a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+VEC vb vb_merge(vb a, vb b, int left, uint8_t mask) {
+    b = left < 0 ? _mm512_srl_epi16(b, _mm_cvtsi32_si128(-left)) : _mm512_sll_epi16(b, _mm_cvtsi32_si128(left));
+    return _mm512_ternarylogic_epi32(a, b, _mm512_set1_epi8((char)mask), 0xf8); /* a | (b & mask) */
+}
+VEC vb vb_add(vb a, uint8_t x) { return _mm512_add_epi8(a, _mm512_set1_epi8((char)x)); }
+VEC vb vb_zip(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    __m128i first = _mm_loadu_si128((const __m128i *)a), second = _mm_loadu_si128((const __m128i *)b);
+    __m128i third = _mm_loadu_si128((const __m128i *)c), fourth = _mm_loadu_si128((const __m128i *)d);
+    __m128i ab_lo = _mm_unpacklo_epi8(first, second), ab_hi = _mm_unpackhi_epi8(first, second);
+    __m128i cd_lo = _mm_unpacklo_epi8(third, fourth), cd_hi = _mm_unpackhi_epi8(third, fourth);
+    __m256i lo = _mm256_set_m128i(_mm_unpackhi_epi16(ab_lo, cd_lo), _mm_unpacklo_epi16(ab_lo, cd_lo));
+    __m256i hi = _mm256_set_m128i(_mm_unpackhi_epi16(ab_hi, cd_hi), _mm_unpacklo_epi16(ab_hi, cd_hi));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+}
 VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     __m512i ab_lo = _mm512_unpacklo_epi8(a, b), ab_hi = _mm512_unpackhi_epi8(a, b);
     __m512i cd_lo = _mm512_unpacklo_epi8(c, d), cd_hi = _mm512_unpackhi_epi8(c, d);
@@ -74,6 +99,7 @@ VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
     memcpy(&quad, a, sizeof quad);
     return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(quad));
 }
+VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 
 /* 2 x 12 accumulators, weights, scales and one spare are 32 registers' worth of work for a tile of tokens. */
 enum { Q8_TILE = 12, PLAIN_TILE = 8, PLAIN_PANELS = 4, WKV_BLOCKS = 4 };

@@ -52,6 +52,17 @@ VEC vf vf_load_half(const uint16_t *p) {
     return (vf){vcvt_f32_f16(vget_low_f16(lo)), vcvt_high_f32_f16(lo), vcvt_f32_f16(vget_low_f16(hi)),
                 vcvt_high_f32_f16(hi)};
 }
+VEC void vf_store_half(uint16_t *p, vf x) {
+    vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.a), x.b)));
+    vst1q_u16(p + 8, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(x.c), x.d)));
+}
+VEC vf vf_load_bf16(const uint16_t *p) {
+    uint16x8_t lo = vld1q_u16(p), hi = vld1q_u16(p + 8);
+    return (vf){vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(lo), 16)),
+                vreinterpretq_f32_u32(vshll_high_n_u16(lo, 16)),
+                vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(hi), 16)),
+                vreinterpretq_f32_u32(vshll_high_n_u16(hi, 16))};
+}
 VEC vf vf_from_vi(vi x) { return (vf)EACH(vcvtq_f32_s32, x); }
 VEC vf vf_load_i8(const int8_t *p) {
     int8x16_t bytes = vld1q_s8(p);
@@ -100,6 +111,10 @@ VEC float vf_largest_size(vf x, vf y) {
 }
 VEC float vf_largest(vf x) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.a, x.b), vmaxq_f32(x.c, x.d))); }
 VEC vi vi_from_vf(vf x) { return (vi)EACH(vcvtnq_s32_f32, x); }
+VEC vi vi_set1(int32_t x) {
+    int32x4_t four = vdupq_n_s32(x);
+    return (vi){four, four, four, four};
+}
 VEC vi vi_add(vi x, vi y) { return (vi)EACH_2(vaddq_s32, x, y); }
 VEC int32_t vi_sum(vi x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
 VEC void vi_store_i8(int8_t *p, vi x) {
@@ -113,6 +128,25 @@ VEC void vb_store(uint8_t *p, vb x) {
     vst1q_u8(p + 16, x.b);
     vst1q_u8(p + 32, x.c);
     vst1q_u8(p + 48, x.d);
+}
+VEC vb vb_table(const uint8_t *p) {
+    uint8x16_t table = vld1q_u8(p);
+    return (vb){table, table, table, table};
+}
+VEC vb vb_lookup(vb table, vb index) { return (vb)EACH_2(vqtbl1q_u8, table, index); }
+VEC uint8x16_t low_16(uint8x16_t x) { return vandq_u8(x, vdupq_n_u8(15)); }
+VEC uint8x16_t high_16(uint8x16_t x) { return vshrq_n_u8(x, 4); }
+VEC vb vb_low(vb x) { return (vb)EACH(low_16, x); }
+VEC vb vb_high(vb x) { return (vb)EACH(high_16, x); }
+VEC vb vb_merge(vb x, vb y, int left, uint8_t mask) {
+    int8x16_t by = vdupq_n_s8((int8_t)left);
+    uint8x16_t kept = vdupq_n_u8(mask);
+    return (vb){vorrq_u8(x.a, vandq_u8(vshlq_u8(y.a, by), kept)), vorrq_u8(x.b, vandq_u8(vshlq_u8(y.b, by), kept)),
+                vorrq_u8(x.c, vandq_u8(vshlq_u8(y.c, by), kept)), vorrq_u8(x.d, vandq_u8(vshlq_u8(y.d, by), kept))};
+}
+VEC vb vb_add(vb x, uint8_t k) {
+    uint8x16_t all = vdupq_n_u8(k);
+    return (vb){vaddq_u8(x.a, all), vaddq_u8(x.b, all), vaddq_u8(x.c, all), vaddq_u8(x.d, all)};
 }
 VEC void interleave_16(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d, uint8x16_t out[4]) {
     uint16x8_t ab_lo = vreinterpretq_u16_u8(vzip1q_u8(a, b)), ab_hi = vreinterpretq_u16_u8(vzip2q_u8(a, b));
@@ -129,4 +163,9 @@ VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     interleave_16(a.c, b.c, c.c, d.c, y);
     interleave_16(a.d, b.d, c.d, d.d, z);
     UNROLL for (int v = 0; v < 4; v++) out[v] = (vb){w[v], x[v], y[v], z[v]};
+}
+VEC vb vb_zip(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    uint8x16_t out[4];
+    interleave_16(vld1q_u8(a), vld1q_u8(b), vld1q_u8(c), vld1q_u8(d), out);
+    return (vb){out[0], out[1], out[2], out[3]};
 }

@@ -4,6 +4,9 @@
  *   vf  16 floats            vi  16 int32
  *   vb  64 bytes             vw  weights ready for vi_dot: 16 rows x 4 consecutive inputs, stored + 128
  *
+ * Weights of at most 7 bits may stay a vb and go to vi_dot_small, which knows no offset of its own: there begin with
+ * vi_set1(-bias * sum of the activations).
+ *
  * Every operation is exact or correctly rounded and works lane by lane (fma with one rounding, vf_max(a, b) is
  * a > b ? a : b), except vf_sum, which adds pairwise: lanes 8 apart, then 4, 2, 1. That is why every instruction
  * set gives the same bits. */
@@ -50,6 +53,16 @@ VEC vf vf_keep_n(vf a, uint32_t n) { return vf_load_n(a.lane, n); }
 VEC vf vf_load_half(const uint16_t *p) {
     vf r;
     EACH_LANE r.L = rwkvc_half_to_float(p[lane_]);
+    return r;
+}
+/* To half, nearest even; infinite from 65520 on. */
+VEC void vf_store_half(uint16_t *p, vf a) { EACH_LANE p[lane_] = rwkvc_float_to_half(a.L); }
+VEC vf vf_load_bf16(const uint16_t *p) {
+    vf r;
+    EACH_LANE {
+        uint32_t bits = (uint32_t)p[lane_] << 16;
+        memcpy(&r.L, &bits, sizeof bits);
+    }
     return r;
 }
 VEC vf vf_load_i8(const int8_t *p) {
@@ -151,6 +164,11 @@ VEC vi vi_from_vf(vf a) {
     EACH_LANE r.L = (int32_t)rintf(a.L);
     return r;
 }
+VEC vi vi_set1(int32_t x) {
+    vi r;
+    EACH_LANE r.L = x;
+    return r;
+}
 VEC vi vi_add(vi a, vi b) {
     EACH_LANE a.L += b.L;
     return a;
@@ -168,6 +186,46 @@ VEC vb vb_load(const uint8_t *p) {
     return r;
 }
 VEC void vb_store(uint8_t *p, vb a) { memcpy(p, &a, sizeof a); }
+/* 16 bytes, looked up below. */
+VEC vb vb_table(const uint8_t *p) {
+    vb r;
+    for (int i = 0; i < 64; i++) r.byte[i] = p[i % 16];
+    return r;
+}
+/* table[index] of each byte, index < 16 */
+VEC vb vb_lookup(vb table, vb index) {
+    for (int i = 0; i < 64; i++) index.byte[i] = table.byte[index.byte[i] & 15];
+    return index;
+}
+/* Each byte's low and high half. */
+VEC vb vb_low(vb a) {
+    for (int i = 0; i < 64; i++) a.byte[i] &= 15;
+    return a;
+}
+VEC vb vb_high(vb a) {
+    for (int i = 0; i < 64; i++) a.byte[i] >>= 4;
+    return a;
+}
+/* a | (b << left & mask), left in -7..7; the mask takes bits of the same byte only. */
+VEC vb vb_merge(vb a, vb b, int left, uint8_t mask) {
+    for (int i = 0; i < 64; i++) a.byte[i] |= (uint8_t)((left < 0 ? b.byte[i] >> -left : b.byte[i] << left) & mask);
+    return a;
+}
+VEC vb vb_add(vb a, uint8_t x) {
+    for (int i = 0; i < 64; i++) a.byte[i] = (uint8_t)(a.byte[i] + x);
+    return a;
+}
+/* Four times 16 bytes, one of each in turn. */
+VEC vb vb_zip(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_t *d) {
+    vb r;
+    EACH_LANE {
+        r.byte[4 * lane_] = a[lane_];
+        r.byte[4 * lane_ + 1] = b[lane_];
+        r.byte[4 * lane_ + 2] = c[lane_];
+        r.byte[4 * lane_ + 3] = d[lane_];
+    }
+    return r;
+}
 /* Four columns of 64 rows → four operands of 16 rows x 4 inputs; row of a lane: rwkvc_value_row. */
 VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     for (uint32_t v = 0; v < 4; v++) EACH_LANE {
@@ -190,6 +248,9 @@ VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
     EACH_LANE for (int i = 0; i < 4; i++) acc.L += (int32_t)w.byte[4 * lane_ + i] * a[i];
     return acc;
 }
+
+/* The same for weights below 128, as they are. */
+VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 
 #undef L
 #undef EACH_LANE

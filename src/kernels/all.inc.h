@@ -4,21 +4,30 @@
 
 #include "kernels/elementwise.inc.h"
 #include "kernels/matmul_plain.inc.h"
-#include "kernels/matmul_q8.inc.h"
+#include "kernels/matmul_integer.inc.h"
 #include "kernels/measure.inc.h"
+#include "kernels/pack.inc.h"
 #include "kernels/heads.inc.h"
 
 #include "kernels/wkv4.inc.h"
 #include "kernels/wkv6.inc.h"
 #include "kernels/wkv7.inc.h"
 
+#define OF_FORMATS(kernel)                                                                                             \
+    [RWKVC_FORMAT_Q6] = KERNEL(kernel##_6), [RWKVC_FORMAT_Q5] = KERNEL(kernel##_5),                                    \
+    [RWKVC_FORMAT_Q4] = KERNEL(kernel##_4)
+
 const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .name = RWKVC_TEXT(ISA),
     .q8_tile = Q8_TILE,
     .plain_tile = PLAIN_TILE,
-    .q8_panel = KERNEL(q8_panel),
-    .value_sparse = KERNEL(value_sparse),
-    .value_repack = KERNEL(value_repack),
+    .panel = {OF_FORMATS(panel), [RWKVC_FORMAT_Q8] = KERNEL(q8_panel)},
+    .unpack = {OF_FORMATS(unpack)},
+    .value_sparse = {OF_FORMATS(value_sparse), [RWKVC_FORMAT_Q8] = KERNEL(value_sparse_8)},
+    .value_repack = {OF_FORMATS(value_repack), [RWKVC_FORMAT_Q8] = KERNEL(value_repack_8)},
+    .quantise = {OF_FORMATS(quantise), [RWKVC_FORMAT_Q8] = KERNEL(quantise_8)},
+    .pack_lines = {OF_FORMATS(pack_lines), [RWKVC_FORMAT_Q8] = KERNEL(pack_lines_8)},
+    .widen = KERNEL(widen),
     .plain_panels = KERNEL(plain_panels),
     .q8_quantise = KERNEL(q8_quantise),
     .embedding = KERNEL(embedding),
@@ -36,3 +45,4 @@ const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .read_all = KERNEL(read_all),
     .dot_all = KERNEL(dot_all),
 };
+#undef OF_FORMATS

@@ -1,33 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Embedding rows, layer norm, token shift and what follows a matrix product. */
 
-/* 16 values of a row; q8 rows are padded to groups, the others may end inside a vector. */
-VEC vf KERNEL(embedding_part)(const rwkvc_tensor *emb, uint64_t row, uint32_t i, uint32_t lanes) {
-    if (emb->format == RWKVC_FORMAT_F32) {
-        const float *p = (const float *)emb->data + row * emb->cols + i;
-        return lanes == 16 ? vf_load(p) : vf_load_n(p, lanes);
+/* Groups of 32 values of a row, or what is left of the last one. */
+VEC void KERNEL(embedding_part)(const rwkvc_tensor *emb, uint64_t row, uint32_t at, float *values) {
+    uint32_t n = emb->cols - at < RWKVC_GROUP ? emb->cols - at : RWKVC_GROUP, bits = rwkvc_bits(emb->format);
+    if (bits) {
+        uint64_t groups = (emb->cols + RWKVC_GROUP - 1) / RWKVC_GROUP;
+        int8_t q[RWKVC_GROUP];
+        const uint8_t *bytes = emb->data + row * groups * rwkvc_group_bytes(bits);
+        vf scale = vf_set1(rwkvc_embedding_group(bits, emb->book, bytes, groups, at / RWKVC_GROUP, q));
+        vf_store(values, vf_mul(vf_load_i8(q), scale));
+        vf_store(values + 16, vf_mul(vf_load_i8(q + 16), scale));
+    } else if (emb->format == RWKVC_FORMAT_F32) {
+        memcpy(values, (const float *)emb->data + row * emb->cols + at, n * sizeof *values);
+    } else {
+        uint16_t half[RWKVC_GROUP] = {0};
+        memcpy(half, (const uint16_t *)emb->data + row * emb->cols + at, n * sizeof *half);
+        vf_store(values, vf_load_half(half));
+        vf_store(values + 16, vf_load_half(half + 16));
     }
-    if (emb->format == RWKVC_FORMAT_F16) {
-        uint16_t half[16] = {0};
-        memcpy(half, (const uint16_t *)emb->data + row * emb->cols + i, lanes * sizeof *half);
-        return vf_load_half(half);
-    }
-    uint64_t groups = (emb->cols + RWKVC_GROUP - 1) / RWKVC_GROUP;
-    const uint8_t *q = emb->data + row * groups * 34;
-    uint16_t scale;
-    memcpy(&scale, q + groups * RWKVC_GROUP + 2 * (i / RWKVC_GROUP), sizeof scale);
-    return vf_mul(vf_load_i8((const int8_t *)q + i), vf_set1(rwkvc_half_to_float(scale)));
 }
 
 VEC void KERNEL(embedding_row)(const rwkvc_tensor *emb, uint32_t row, float *out, const bool add) {
-    for (uint32_t i = 0; i < emb->cols; i += 16) {
-        uint32_t lanes = emb->cols - i < 16 ? emb->cols - i : 16;
-        vf y = KERNEL(embedding_part)(emb, row, i, lanes);
-        if (add) y = vf_add(lanes == 16 ? vf_load(out + i) : vf_load_n(out + i, lanes), y);
-        if (lanes == 16)
-            vf_store(out + i, y);
-        else
-            vf_store_n(out + i, y, lanes);
+    for (uint32_t at = 0; at < emb->cols; at += RWKVC_GROUP) {
+        float values[RWKVC_GROUP];
+        KERNEL(embedding_part)(emb, row, at, values);
+        for (uint32_t i = at; i < emb->cols && i < at + RWKVC_GROUP; i += 16) {
+            uint32_t lanes = emb->cols - i < 16 ? emb->cols - i : 16;
+            vf y = vf_load(values + (i - at));
+            if (add) y = vf_add(lanes == 16 ? vf_load(out + i) : vf_load_n(out + i, lanes), y);
+            if (lanes == 16)
+                vf_store(out + i, y);
+            else
+                vf_store_n(out + i, y, lanes);
+        }
     }
 }
 

@@ -12,7 +12,8 @@
 #endif
 
 enum {
-    RWKVC_MAX_TILE = 12 /* largest tile of any instruction set */
+    RWKVC_MAX_TILE = 12, /* largest tile of any instruction set */
+    RWKVC_DIRECT = 4     /* most columns that formats of less than 8 bits are multiplied with as they are */
 };
 
 /* What a matrix product does with a finished sum y. */
@@ -92,14 +93,29 @@ typedef struct {
     const char *name;
     uint32_t q8_tile, plain_tile;
 
-    /* out[c, 16] for the n columns of a tile (n <= q8_tile): one panel of `groups` / 2 records. */
-    void (*q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
-    /* Rows 64 * slice.. of a value panel times sparse activations: out[64] = sums in row order.
+    /* The following by format; NULL for formats of floats. `book`: of a q4 tensor, else NULL. */
+
+    /* out[c, 16] for the n columns of a tile: one panel of `groups` / 2 records. n <= q8_tile for q8, else
+     * n <= RWKVC_DIRECT. */
+    void (*panel[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input,
+                                   uint32_t first_column, uint32_t n, float *out);
+    /* The same panel as one of q8 (not for q8). */
+    void (*unpack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
+    /* A slice of a value panel times sparse activations: out[rows of the slice] = sums in row order.
      * quads of group g: quads[first[g]..first[g + 1]). */
-    void (*value_sparse)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, const uint32_t *first,
-                         const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets, float *out);
-    /* The same rows as four MATRIX panels of even groups / 2 records, row order rwkvc_value_row. */
-    void (*value_repack)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, uint8_t *panels);
+    void (*value_sparse[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t slice,
+                                          uint32_t groups, const uint32_t *first, const rwkvc_sparse_quad *quads,
+                                          const float *scales, const int32_t *offsets, float *out);
+    /* Rows 64 * part.. as four MATRIX panels of q8, of even groups / 2 records, row order rwkvc_value_row. */
+    void (*value_repack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part,
+                                          uint32_t groups, uint8_t *panels);
+    /* Integers q[32, 16] and scales[16] of 16 rows x 32 inputs x[32, 16]. book: 16 ascending values (q4 only). */
+    void (*quantise[RWKVC_N_FORMATS])(const float *x, const int8_t *book, int8_t *q, uint16_t *scales);
+    /* Such integers as the lines of a MATRIX's group. */
+    void (*pack_lines[RWKVC_N_FORMATS])(const int8_t *q, uint8_t *lines);
+
+    /* n values of a float dtype as f32. */
+    void (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
     /* Panels of 16 rows stored as f32 or f16: out[t, panel, 16] for tokens x[t, ldx], n <= plain_tile.
      * Inputs that are 0 are skipped when `sparse` and n = 1, which changes no bit but the sign of a zero. */
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,

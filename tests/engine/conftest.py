@@ -25,7 +25,7 @@ SRC = ROOT / "src"
 
 INNER = """
 typedef enum { RWKVC_STORE, RWKVC_ADD, RWKVC_TANH, RWKVC_SIGMOID, RWKVC_RELU2 } rwkvc_epilogue;
-typedef struct { const uint8_t *data; uint32_t kind, format, rows, cols; } rwkvc_tensor;
+typedef struct { const uint8_t *data, *book; uint32_t kind, format, rows, cols; } rwkvc_tensor;
 typedef struct {
     int8_t *values; float *scales; int32_t *offsets; uint32_t groups, columns, tile;
 } rwkvc_q8_input;
@@ -51,10 +51,17 @@ typedef struct {
 typedef struct {
     const char *name;
     uint32_t q8_tile, plain_tile;
-    void (*q8_panel)(const uint8_t *panel, const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
-    void (*value_sparse)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, const uint32_t *first,
-                         const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets, float *out);
-    void (*value_repack)(const uint8_t *panel, uint32_t height, uint32_t slice, uint32_t groups, uint8_t *panels);
+    void (*panel[6])(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input, uint32_t first_column,
+                     uint32_t n, float *out);
+    void (*unpack[6])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
+    void (*value_sparse[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t slice, uint32_t groups,
+                            const uint32_t *first, const rwkvc_sparse_quad *quads, const float *scales,
+                            const int32_t *offsets, float *out);
+    void (*value_repack[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part, uint32_t groups,
+                            uint8_t *panels);
+    void (*quantise[6])(const float *x, const int8_t *book, int8_t *q, uint16_t *scales);
+    void (*pack_lines[6])(const int8_t *q, uint8_t *lines);
+    void (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,
                          const float *x, uint32_t ldx, uint32_t n, _Bool sparse, float *out);
     void (*q8_quantise)(const float *x, uint32_t n_inputs, uint32_t parts, uint32_t first_column,

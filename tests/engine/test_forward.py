@@ -37,7 +37,7 @@ ISAS = [isa.name for isa in engine.isas() if isa.usable]
 TOKENS = np.random.default_rng(7).integers(0, 320, 150).astype(np.uint32)
 
 
-@pytest.fixture(scope="session", params=["f32", "f16", "q8"])
+@pytest.fixture(scope="session", params=["f32", "f16", "q8", "q6", "q5", "q4"])
 def rwkv_file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden RWKV-7 model in each format."""
     from rwkv_cpu.quantize import quantize

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rwkv_cpu import engine
+from rwkv_cpu.errors import ArgumentError, NonFiniteError
 
 GUARD = 64
 COLS = [1, 31, 32, 33, 64, 95, 96, 100, 257, 1024]
@@ -74,24 +75,59 @@ class Input:
         return values.astype(np.int64), scales, offsets
 
 
-def packed(weights: np.ndarray, kind: int, fmt: int = engine.FORMAT_Q8) -> tuple[engine.TensorInfo, np.ndarray]:
-    rows, cols = weights.shape
-    info = engine.TensorInfo("w", kind, fmt, None, (rows, cols), False, rows, cols)
-    size = engine.packed_bytes(info)
+BITS = {engine.FORMAT_Q8: 8, engine.FORMAT_Q6: 6, engine.FORMAT_Q5: 5, engine.FORMAT_Q4: 4}
+INTEGERS = [pytest.param(fmt, id=engine.format_name(fmt)) for fmt in BITS]
+BOOK = np.array([-128, -101, -77, -60, -44, -30, -17, -5, 0, 13, 25, 39, 55, 74, 99, 127], np.int8)
+
+
+def aligned(size: int) -> np.ndarray:
     raw = np.zeros(size + 64, np.uint8)
-    buffer = raw[-raw.ctypes.data % 64 :][:size]
+    return raw[-raw.ctypes.data % 64 :][:size]
+
+
+def tensor(kind: int, fmt: int, rows: int, cols: int) -> engine.TensorInfo:
+    return engine.TensorInfo("w", kind, fmt, None, (rows, cols), False, rows, cols)
+
+
+def packed(weights: np.ndarray, kind: int, fmt: int = engine.FORMAT_Q8) -> tuple[engine.TensorInfo, np.ndarray]:
+    info = tensor(kind, fmt, *weights.shape)
+    buffer = aligned(engine.packed_bytes(info))
     engine.pack(info, np.ascontiguousarray(weights, np.float32), "f32", 0, engine.packed_panels(info), buffer)
     return info, buffer
 
 
-def integer_weights(rng: np.random.Generator, rows: int, cols: int) -> np.ndarray:
-    """Integers whose q8 form is exact: every group holds a 127, so that its scale is 1."""
-    weights = rng.integers(-127, 128, (rows, cols)).astype(np.float32)
-    weights[:, ::32] = 127
-    return weights
+class Weights:
+    """Random integers of a format, with scales of a power of two: products and their sums are exact in f32.
+
+    integers, stored: int64 [rows, cols], as they are multiplied and as they are packed; scales f32 [rows, groups].
+    """
+
+    def __init__(self, rng: np.random.Generator, kind: int, fmt: int, rows: int, cols: int, *, scaled: bool) -> None:
+        self.bits = BITS[fmt]
+        half = 1 << (self.bits - 1)
+        groups = -(-cols // 32)
+        self.stored = rng.integers(-half, half, (rows, cols)).astype(np.int8)
+        self.book = BOOK if self.bits == 4 else None
+        self.integers = (BOOK[self.stored + 8] if self.bits == 4 else self.stored).astype(np.int64)
+        self.scales = (2.0 ** rng.integers(-3, 4, (rows, groups)) if scaled else np.ones((rows, groups))).astype("f4")
+        self.info = tensor(kind, fmt, rows, cols)
+        self.buffer = aligned(engine.packed_bytes(self.info))
+        scales = self.scales.astype(np.float16)
+        engine.pack_integers(self.info, self.stored, scales, 0, engine.packed_panels(self.info), self.buffer, self.book)
+
+    @property
+    def values(self) -> np.ndarray:
+        """f64 [rows, cols]"""
+        return self.integers * np.repeat(self.scales, 32, axis=1)[:, : self.info.cols].astype(float)
+
+    def pointers(self, ffi: Any) -> tuple[Any, Any]:
+        """Weights and book, as kernels take them."""
+        header = 64 if self.bits == 4 else 0
+        weights = ffi.from_buffer("uint8_t[]", self.buffer[header:])
+        return weights, ffi.from_buffer("uint8_t[]", self.buffer) if header else ffi.NULL
 
 
-# ---------------------------------------------------------------------------------------------- q8
+# ---------------------------------------------------------------------------------------- integers
 
 
 @pytest.mark.parametrize("cols", COLS)
@@ -123,23 +159,36 @@ def test_quantised_activations_equal_numpy(inner: Any, kernels: Any, cols: int, 
             assert np.abs(whole - groups).max(initial=0) <= largest.max() / 127 / 254 * 0.51 + 1e-37
 
 
-@pytest.mark.parametrize("cols", COLS)
-@pytest.mark.parametrize("tokens", [1, 2, 3, 7, 12, 13, 25])
-def test_integer_products_equal_numpy_exactly(inner: Any, kernels: Any, cols: int, tokens: int) -> None:
-    """Scales of 1 on both sides: the kernel's result is the integer itself."""
-    rng = np.random.default_rng(tokens * 1000 + cols)
-    weights, x = integer_weights(rng, 16, cols), rng.integers(-127, 128, (tokens, cols)).astype(np.float32)
-    x[:, ::32] = -127
-    _, buffer = packed(weights, engine.KIND_MATRIX)
-    acts = Input(inner, kernels, x)
-    expected = x.astype(np.int64) @ weights.T.astype(np.int64)
-    panel = inner.ffi.from_buffer("uint8_t[]", buffer)
-    for first in range(0, tokens, acts.tile):
-        n = min(acts.tile, tokens - first)
-        out = Guarded(inner.ffi, (n, 16), np.float32)
-        kernels.q8_panel(panel, acts.raw, first, n, out.pointer)
+def products(inner: Any, table: Any, fmt: int, weights: Weights, acts: Input) -> np.ndarray:
+    """f32 [columns, 16] of a panel: as it is while there are few columns, as a q8 panel otherwise."""
+    ffi = inner.ffi
+    panel, book = weights.pointers(ffi)
+    if fmt != engine.FORMAT_Q8 and acts.columns > 4:
+        panels = Guarded(ffi, (acts.groups // 2, 1088), np.uint8)
+        table.unpack[fmt](panel, book, acts.groups // 2, panels.pointer)
+        panels.check()
+        panel, book, fmt = panels.pointer, ffi.NULL, engine.FORMAT_Q8
+    found = []
+    for first in range(0, acts.columns, acts.tile):
+        n = min(acts.tile, acts.columns - first)
+        out = Guarded(ffi, (n, 16), np.float32)
+        table.panel[fmt](panel, book, acts.raw, first, n, out.pointer)
         out.check()
-        assert np.array_equal(out.array, expected[first : first + n])
+        found.append(out.array)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize("cols", COLS)
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, 12, 13, 25])
+def test_integer_products_equal_numpy_exactly(inner: Any, kernels: Any, fmt: int, cols: int, tokens: int) -> None:
+    """Scales that are powers of two: the kernel's result is exact."""
+    rng = np.random.default_rng(tokens * 1000 + cols)
+    weights = Weights(rng, engine.KIND_MATRIX, fmt, 16, cols, scaled=True)
+    x = rng.integers(-15, 16, (tokens, cols)).astype(np.float32)
+    x[:, ::32] = -127
+    acts = Input(inner, kernels, x)
+    assert np.array_equal(products(inner, kernels, fmt, weights, acts), x @ weights.values.T)
 
 
 @pytest.mark.parametrize("extreme", [127, -127])
@@ -147,25 +196,39 @@ def test_extreme_products_do_not_saturate(inner: Any, kernels: Any, extreme: int
     weights, x = np.full((16, 64), extreme, np.float32), np.full((1, 64), -127, np.float32)
     _, buffer = packed(weights, engine.KIND_MATRIX)
     out = Guarded(inner.ffi, 16, np.float32)
-    kernels.q8_panel(inner.ffi.from_buffer("uint8_t[]", buffer), Input(inner, kernels, x).raw, 0, 1, out.pointer)
+    acts = Input(inner, kernels, x)
+    panel = inner.ffi.from_buffer("uint8_t[]", buffer)
+    kernels.panel[engine.FORMAT_Q8](panel, inner.ffi.NULL, acts.raw, 0, 1, out.pointer)
     assert (out.array == 64 * extreme * -127).all()
 
 
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize("stored", ["least", "most"])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_extreme_integers_do_not_saturate(inner: Any, kernels: Any, fmt: int, stored: str, tokens: int) -> None:
+    """Also -128, which GGML's blocks and books may hold."""
+    weights = Weights(np.random.default_rng(0), engine.KIND_MATRIX, fmt, 16, 64, scaled=False)
+    half = 1 << (weights.bits - 1)
+    weights.stored[...] = -half if stored == "least" else half - 1
+    scales = np.ones((16, 2), np.float16)
+    engine.pack_integers(weights.info, weights.stored, scales, 0, 1, weights.buffer, weights.book)
+    integer = int(BOOK[weights.stored[0, 0] + 8]) if weights.bits == 4 else int(weights.stored[0, 0])
+    acts = Input(inner, kernels, np.full((tokens, 64), -127, np.float32))
+    assert (products(inner, kernels, fmt, weights, acts) == 64 * integer * -127).all()
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
 @pytest.mark.parametrize("cols", [32, 100, 1024])
-def test_q8_products_have_the_same_bits_as_scalar(inner: Any, kernels: Any, scalar: Any, cols: int) -> None:
+@pytest.mark.parametrize("tokens", [1, 4, 13])
+def test_integer_products_have_the_same_bits_as_scalar(
+    inner: Any, kernels: Any, scalar: Any, fmt: int, cols: int, tokens: int
+) -> None:
     rng = np.random.default_rng(cols)
-    _, buffer = packed(rng.standard_normal((16, cols)), engine.KIND_MATRIX)
-    x = rng.standard_normal((13, cols)).astype(np.float32)
-    panel = inner.ffi.from_buffer("uint8_t[]", buffer)
-    found = []
-    for table in (kernels, scalar):
-        acts = Input(inner, table, x)
-        out = np.zeros((13, 16), np.float32)
-        for first in range(0, 13, acts.tile):
-            n = min(acts.tile, 13 - first)
-            table.q8_panel(panel, acts.raw, first, n, inner.ffi.from_buffer("float[]", out[first:]))
-        found.append(out.tobytes())
-    assert found[0] == found[1]
+    weights = Weights(rng, engine.KIND_MATRIX, fmt, 16, cols, scaled=True)
+    _, weights.buffer = packed(rng.standard_normal((16, cols)), engine.KIND_MATRIX, fmt)
+    x = rng.standard_normal((tokens, cols)).astype(np.float32)
+    found = [products(inner, table, fmt, weights, Input(inner, table, x)) for table in (kernels, scalar)]
+    assert found[0].tobytes() == found[1].tobytes()
 
 
 def sparse_list(inner: Any, acts: Input) -> tuple[Any, Any, list[Any]]:
@@ -183,44 +246,177 @@ def sparse_list(inner: Any, acts: Input) -> tuple[Any, Any, list[Any]]:
     return inner.ffi.new("uint32_t[]", first), raw, quads
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(64, 32), (128, 100), (256, 96), (320, 257), (576, 1024)])
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize(("rows", "cols"), [(64, 32), (128, 100), (256, 96), (320, 257), (900, 1024)])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
-def test_sparse_and_dense_value_products_agree_to_the_bit(
-    inner: Any, kernels: Any, rows: int, cols: int, zeros: float
+def test_sparse_and_dense_value_products_agree_and_equal_numpy(
+    inner: Any, kernels: Any, fmt: int, rows: int, cols: int, zeros: float
 ) -> None:
     ffi, rng = inner.ffi, np.random.default_rng(rows + cols)
-    weights = rng.standard_normal((rows, cols))
-    x = (rng.standard_normal((1, cols)) * (rng.random((1, cols)) >= zeros)).astype(np.float32)
-    info, buffer = packed(weights, engine.KIND_VALUE)
+    weights = Weights(rng, engine.KIND_VALUE, fmt, rows, cols, scaled=True)
+    x = rng.integers(-15, 16, (1, cols)).astype(np.float32)
+    x[:, ::32] = 127
+    x *= rng.random((1, cols)) >= zeros
+    x[:, ::32] *= 127 / np.maximum(1, np.abs(x[:, ::32]))  # scales of 1, or no scale
     acts = Input(inner, kernels, x)
+    used = acts.column(0)[0].reshape(-1, 32) * acts.column(0)[1][:, None]
+    expected = np.zeros((rows + 127) // 128 * 128)
+    expected[:rows] = weights.values @ used.reshape(-1)[:cols].astype(float)
+    whole = np.allclose(used, np.rint(used))
     first, quads, _ = sparse_list(inner, acts)
     groups = -(-cols // 32)
-    exact = (
-        engine.unpack(info, buffer)
-        @ np.concatenate([acts.column(0)[0].reshape(-1, 32) * acts.column(0)[1][:, None]]).reshape(-1)[:cols]
-    )
-    for panel in range(0, rows, 256):
-        height = min(256, rows - panel)
-        start = buffer[panel * groups * 34 :]
-        for piece in range(height // 64):
-            sparse = Guarded(ffi, 64, np.float32)
-            kernels.value_sparse(
-                ffi.from_buffer("uint8_t[]", start), height, piece, groups, first, quads,
-                acts.raw.scales, acts.raw.offsets, sparse.pointer,
-            )  # fmt: skip
+    slice_rows, panel_rows = (64, 256) if weights.bits == 8 else (128, 512)
+    _, book = weights.pointers(ffi)
+    start = weights.buffer[64 if weights.bits == 4 else 0 :]
+    for panel in range(0, rows, panel_rows):
+        height = min(panel_rows, -(-rows // slice_rows) * slice_rows - panel)
+        pointer = ffi.from_buffer("uint8_t[]", start[panel * groups * (4 * weights.bits + 2) :])
+        for piece in range(height // slice_rows):
+            sparse = Guarded(ffi, slice_rows, np.float32)
+            kernels.value_sparse[fmt](
+                pointer, book, height, piece, groups, first, quads, acts.raw.scales, acts.raw.offsets, sparse.pointer
+            )
             sparse.check()
-            panels = Guarded(ffi, (4, acts.groups // 2, 1088), np.uint8)
-            kernels.value_repack(ffi.from_buffer("uint8_t[]", start), height, piece, groups, panels.pointer)
-            panels.check()
-            dense = np.zeros((4, 16), np.float32)
-            for v in range(4):
-                pointer = ffi.from_buffer("uint8_t[]", panels.array[v])
-                kernels.q8_panel(pointer, acts.raw, 0, 1, ffi.from_buffer("float[]", dense[v]))
-            # lane l of panel v is row 16 (l / 4) + 4 v + l % 4
-            ordered = dense.reshape(4, 4, 4).transpose(1, 0, 2).reshape(64)
-            assert np.array_equal(sparse.array, ordered)
-            part = exact[panel + 64 * piece :][:64]
-            assert np.allclose(sparse.array, part, rtol=1e-4, atol=1e-4 * max(1, np.abs(part).max()))
+            for half in range(slice_rows // 64):
+                part = piece * (slice_rows // 64) + half
+                panels = Guarded(ffi, (4, acts.groups // 2, 1088), np.uint8)
+                kernels.value_repack[fmt](pointer, book, height, part, groups, panels.pointer)
+                panels.check()
+                dense = np.zeros((4, 16), np.float32)
+                for v in range(4):
+                    q8 = ffi.from_buffer("uint8_t[]", panels.array[v])
+                    out = ffi.from_buffer("float[]", dense[v])
+                    kernels.panel[engine.FORMAT_Q8](q8, ffi.NULL, acts.raw, 0, 1, out)
+                # lane l of panel v is row 16 (l / 4) + 4 v + l % 4
+                ordered = dense.reshape(4, 4, 4).transpose(1, 0, 2).reshape(64)
+                got = sparse.array[64 * half :][:64]
+                assert np.array_equal(got, ordered)
+                exact = expected[panel + 64 * part :][:64]
+                if whole:
+                    assert np.array_equal(got, exact)
+                else:
+                    assert np.allclose(got, exact, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+# ----------------------------------------------------------------------------------------- packing
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize("kind", [engine.KIND_MATRIX, engine.KIND_VALUE, engine.KIND_EMBEDDING])
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (16, 32), (17, 64), (100, 95), (320, 257), (700, 544)])
+def test_integers_come_back_as_they_were_packed(fmt: int, kind: int, rows: int, cols: int) -> None:
+    weights = Weights(np.random.default_rng(rows), kind, fmt, rows, cols, scaled=True)
+    assert np.array_equal(engine.unpack(weights.info, weights.buffer), weights.values)
+    again = aligned(len(weights.buffer))
+    panels = engine.packed_panels(weights.info)
+    scales = weights.scales.astype(np.float16)
+    for first in range(panels):  # any ranges, in any order
+        panel = panels - 1 - first
+        engine.pack_integers(weights.info, weights.stored, scales, panel, panel + 1, again, weights.book)
+    assert np.array_equal(again, weights.buffer)
+
+
+def numpy_matrix(weights: Weights) -> np.ndarray:
+    """A MATRIX as formats/format.h describes it."""
+    bits, (rows, cols) = weights.bits, weights.stored.shape
+    stored = np.zeros((-(-rows // 16) * 16, -(-cols // 64) * 64), np.uint8)
+    stored[...] = 1 << (bits - 1)
+    stored[:rows, :cols] = weights.stored.astype(int) + (1 << (bits - 1))
+    scales = np.zeros((stored.shape[0], stored.shape[1] // 32), np.float16)
+    scales[:rows, : weights.scales.shape[1]] = weights.scales
+    out = [] if weights.book is None else [(weights.book.astype(int) + 128).astype(np.uint8), np.zeros(48, np.uint8)]
+    for panel in range(0, len(stored), 16):
+        for record in range(0, stored.shape[1], 64):
+            for group in (record, record + 32):
+                # [quad, row, input of the quad]
+                quads = stored[panel : panel + 16, group : group + 32].reshape(16, 8, 4).transpose(1, 0, 2)
+                if bits == 8:
+                    out.append(quads)
+                    continue
+                out.append(quads[:4] & 15 | (quads[4:] & 15) << 4)
+                high = quads >> 4
+                if bits == 5:
+                    out.append(np.bitwise_or.reduce([high[k] << k for k in range(8)]))
+                if bits == 6:
+                    out += [np.bitwise_or.reduce([high[m + k] << 2 * k for k in range(4)]) for m in (0, 4)]
+            out.append(scales[panel : panel + 16, record // 32 : record // 32 + 2].T.copy().view(np.uint8))
+    return np.concatenate([part.astype(np.uint8).reshape(-1) for part in out])
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize(("rows", "cols"), [(16, 64), (20, 96), (48, 300)])
+def test_a_matrix_is_laid_out_as_documented(fmt: int, rows: int, cols: int) -> None:
+    weights = Weights(np.random.default_rng(rows), engine.KIND_MATRIX, fmt, rows, cols, scaled=True)
+    assert np.array_equal(weights.buffer, numpy_matrix(weights))
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize("spread", [1e-9, 1e-3, 1.0, 1e4])
+def test_quantising_has_the_same_bits_as_scalar(inner: Any, kernels: Any, scalar: Any, fmt: int, spread: float) -> None:
+    ffi, rng = inner.ffi, np.random.default_rng(5)
+    for case in range(20):
+        x = (rng.standard_normal((32, 16)) * spread * 10.0 ** rng.uniform(-2, 2, 16)).astype(np.float32)
+        x[:, 3] = 0
+        x[:, 4] = 1e-40
+        if case % 2:
+            x[:, 5] = np.float32(spread)
+        found = []
+        for table in (kernels, scalar):
+            q, scales = Guarded(ffi, (32, 16), np.int8), Guarded(ffi, 32, np.uint8)
+            book = ffi.from_buffer("int8_t[]", BOOK)
+            table.quantise[fmt](ffi.from_buffer("float[]", x), book, q.pointer, ffi.cast("uint16_t *", scales.pointer))
+            q.check()
+            scales.check()
+            found.append((q.array.tobytes(), scales.array.tobytes()))
+        assert found[0] == found[1]
+
+
+def test_q8_rounds_to_the_nearest_of_largest_through_127() -> None:
+    weights = np.random.default_rng(1).standard_normal((40, 96)).astype(np.float32)
+    info, buffer = packed(weights, engine.KIND_MATRIX)
+    groups = weights.reshape(40, 3, 32)
+    scale = (np.abs(groups).max(2) / np.float32(127)).astype(np.float16).astype(np.float32)
+    q = np.clip(np.rint(groups * (1 / scale)[:, :, None]), -127, 127)
+    assert np.array_equal(engine.unpack(info, buffer), (q * scale[:, :, None]).reshape(40, 96))
+
+
+@pytest.mark.parametrize(("fmt", "most"), [("q6", 0.0205), ("q5", 0.041), ("q4", 0.083)])
+def test_scales_are_searched_for(fmt: str, most: float) -> None:
+    """The error relative to normally distributed weights; a scale from the largest value alone misses these."""
+    weights = np.random.default_rng(2).standard_normal((64, 1024)).astype(np.float32)
+    info, buffer = packed(weights, engine.KIND_MATRIX, engine.format_by_name(fmt))
+    error = np.sqrt(((engine.unpack(info, buffer) - weights) ** 2).mean())
+    assert 0 < error < most
+
+
+def test_integers_outside_of_the_format_are_refused() -> None:
+    for fmt, bits in BITS.items():
+        if bits == 8:
+            continue
+        info = tensor(engine.KIND_MATRIX, fmt, 16, 64)
+        stored = np.zeros((16, 64), np.int8)
+        stored[3, 40] = 1 << (bits - 1)
+        with pytest.raises(ArgumentError, match=f"{stored[3, 40]} in row 3 does not fit"):
+            engine.pack_integers(info, stored, np.ones((16, 2), np.float16), 0, 1, aligned(engine.packed_bytes(info)))
+
+
+def test_a_book_must_ascend_and_belongs_to_q4() -> None:
+    weights = np.ones((16, 64), np.float32)
+    info = tensor(engine.KIND_MATRIX, engine.FORMAT_Q4, 16, 64)
+    buffer = aligned(engine.packed_bytes(info))
+    with pytest.raises(ArgumentError, match="ascend"):
+        engine.pack(info, weights, "f32", 0, 1, buffer, book=BOOK[::-1])
+    with pytest.raises(ArgumentError, match="16"):
+        engine.pack(info, weights, "f32", 0, 1, buffer, book=BOOK[:15])
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
+def test_weights_that_cannot_be_stored_are_refused_by_row(fmt: int, value: float) -> None:
+    weights = np.zeros((40, 96), np.float32)
+    weights[33, 50] = value
+    with pytest.raises(NonFiniteError, match="row 33"):
+        packed(weights, engine.KIND_MATRIX, fmt)
 
 
 # ------------------------------------------------------------------------------------- f32 and f16
@@ -251,14 +447,15 @@ def test_float_products(inner: Any, kernels: Any, scalar: Any, fmt: int, cols: i
         assert np.allclose(found[0].reshape(tokens, -1), x @ weights.T, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("fmt", [engine.FORMAT_F32, engine.FORMAT_F16, engine.FORMAT_Q8])
+@pytest.mark.parametrize("fmt", [engine.FORMAT_F32, engine.FORMAT_F16, *INTEGERS])
 @pytest.mark.parametrize("cols", [16, 64, 80])
 def test_embedding_rows_are_the_stored_values(inner: Any, kernels: Any, fmt: int, cols: int) -> None:
     rng = np.random.default_rng(cols)
     info, buffer = packed(rng.standard_normal((7, cols)), engine.KIND_EMBEDDING, fmt)
     raw = inner.ffi.new("rwkvc_tensor *")
     data = inner.ffi.from_buffer("uint8_t[]", buffer)
-    raw.data, raw.kind, raw.format, raw.rows, raw.cols = data, info.kind, fmt, 7, cols
+    header = 64 if fmt == engine.FORMAT_Q4 else 0
+    raw.data, raw.book, raw.kind, raw.format, raw.rows, raw.cols = data + header, data, info.kind, fmt, 7, cols
     expected = engine.unpack(info, buffer)
     for row in range(7):
         out = Guarded(inner.ffi, cols, np.float32)

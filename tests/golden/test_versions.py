@@ -24,9 +24,10 @@ VERSIONS = {
     "v7-bf16": "7.0",
     "v7a-fp16": "7a",
 }
+FORMATS = ("f32", "f16", "q8", "q6", "q5", "q4")
 
 
-@pytest.fixture(scope="module", params=[f"{name} {fmt}" for name in VERSIONS for fmt in ("f32", "f16", "q8")])
+@pytest.fixture(scope="module", params=[f"{name} {fmt}" for name in VERSIONS for fmt in FORMATS])
 def converted(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name, fmt = request.param.split()
     target = tmp_path_factory.mktemp("versions") / f"{name}-{fmt}.rwkv"

@@ -56,7 +56,7 @@ def test_every_public_bad_checkpoint_is_listed(shared: Path) -> None:
     assert found - {"control-good"} == set(CASES)
 
 
-@pytest.mark.parametrize("preset", ["q8", "f16", "f32"])
+@pytest.mark.parametrize("preset", ["q8", "q6", "q5", "q4", "f16", "f32"])
 @pytest.mark.parametrize("suffix", ["pth", "st"])
 def test_the_public_control_runs(shared: Path, tmp_path: Path, preset: str, suffix: str) -> None:
     """It is what the damaged files were made from."""

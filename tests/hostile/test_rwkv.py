@@ -245,14 +245,14 @@ def test_wrong_names_in_the_table(tmp_path: Path, good: Good, name: bytes, which
 
 
 def test_a_newer_file_is_refused_by_its_version(tmp_path: Path, good: Good) -> None:
-    found = refuse(tmp_path, good.with_table(8, "I", 2, checksum=True))
+    found = refuse(tmp_path, good.with_table(8, "I", 3, checksum=True))
     assert isinstance(found, UnsupportedModelError)
-    assert "version 2" in str(found)
+    assert "version 3" in str(found)
     assert "newer" in str(found)
 
 
 def test_messages_name_the_file(tmp_path: Path, good: Good) -> None:
-    assert "damaged.rwkv" in str(refuse(tmp_path, good.with_table(8, "I", 2, checksum=True)))
+    assert "damaged.rwkv" in str(refuse(tmp_path, good.with_table(8, "I", 3, checksum=True)))
     assert "damaged.rwkv" in str(refuse(tmp_path, good.raw[:1000]))
 
 

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Products of integer weights (layouts: formats/format.h) with int8 activations. Per group of 32 inputs an exact integer
+ * dot product, then acc = fma(dot * weight scale, activation scale, acc), group after group. Everything is written for
+ * any number of bits, a constant wherever it is inlined. */
+
+/* Eight quads of a group as they lie in memory: `line` low halves are quads 0..3, high ones 4..7, `plane` what is above. */
+typedef struct {
+    vb line[4], plane[2];
+} KERNEL(quads);
+
+/* Stored integers of a quad. */
+VEC vb KERNEL(stored)(const uint32_t bits, const KERNEL(quads) * q, const uint32_t quad) {
+    vb low = quad < 4 ? vb_low(q->line[quad % 4]) : vb_high(q->line[quad % 4]);
+    if (bits == 5) return vb_merge(low, q->plane[0], 4 - (int)quad, 0x10);
+    if (bits == 6) return vb_merge(low, q->plane[quad / 4], 4 - 2 * (int)(quad % 4), 0x30);
+    return low;
+}
+
+/* A quad as the q8 product wants it: + 128. */
+VEC vb KERNEL(as_q8)(const uint32_t bits, vb book, const KERNEL(quads) * q, const uint32_t quad) {
+    vb stored = KERNEL(stored)(bits, q, quad);
+    return bits == 4 ? vb_lookup(book, stored) : vb_add(stored, (uint8_t)(128 - (1 << (bits - 1))));
+}
+
+/* Where a dot product begins: offset = -128 * sum of activations. */
+VEC vi KERNEL(begin)(const uint32_t bits, int32_t offset) {
+    return bits == 8 || bits == 4 ? vi_dot_begin(offset) : vi_set1(offset / (256 >> bits));
+}
+
+/* dot[t] += one quad times a[t] for n columns. */
+VEC void KERNEL(dot_quad)(const uint32_t bits, vb book, const KERNEL(quads) * q, const uint32_t quad, const int8_t *a,
+                          vi *dot, const uint32_t n) {
+    vb stored = KERNEL(stored)(bits, q, quad);
+    if (bits == 4) {
+        vw w = vw_from(vb_lookup(book, stored));
+        UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot(dot[t], w, a + 4 * t);
+    } else {
+        UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot_small(dot[t], stored, a + 4 * t);
+    }
+}
+
+/* One group of a panel for n columns. */
+VEC void KERNEL(group)(const uint32_t bits, vb book, const uint8_t *lines, const uint8_t *weight_scales,
+                       const int8_t *a, const float *scale, const int32_t *offset, vf *acc, const uint32_t n) {
+    vi dot[Q8_TILE];
+    UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = KERNEL(begin)(bits, offset[t]);
+    if (bits == 8) {
+        UNROLL for (uint32_t quad = 0; quad < 8; quad++) {
+            vw w = vw_from(vb_load(lines + 64 * quad));
+            UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot(dot[t], w, a + (quad * n + t) * 4);
+        }
+    } else {
+        KERNEL(quads) q;
+        UNROLL for (uint32_t i = 0; i < bits - 4; i++) q.plane[i] = vb_load(lines + 256 + 64 * i);
+        UNROLL for (uint32_t i = 0; i < 4; i++) {
+            q.line[i] = vb_load(lines + 64 * i);
+            KERNEL(dot_quad)(bits, book, &q, i, a + i * n * 4, dot, n);
+            KERNEL(dot_quad)(bits, book, &q, i + 4, a + (i + 4) * n * 4, dot, n);
+        }
+    }
+    vf s = vf_load_half((const uint16_t *)weight_scales);
+    UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_fma(vf_mul(vf_from_vi(dot[t]), s), vf_set1(scale[t]), acc[t]);
+}
+
+VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8_t *book, uint32_t groups,
+                         const int8_t *a, const float *scale, const int32_t *offset, float *out, const uint32_t n) {
+    const uint32_t size = rwkvc_record_bytes(bits);
+    vb table = bits == 4 ? vb_table(book) : vb_load(record);
+    vf acc[Q8_TILE];
+    UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_zero();
+    for (uint32_t g = 0; g < groups; g += 2, record += size) {
+        if (n <= 2) PREFETCH_PAGE(record); /* with more tokens the panel is in the cache after the first tile */
+        for (uint32_t half = 0; half < 2; half++) {
+            KERNEL(group)
+            (bits, table, record + half * 64 * bits, record + 128 * bits + 32 * half, a, scale, offset, acc, n);
+            a += RWKVC_GROUP * n;
+            scale += n;
+            offset += n;
+        }
+    }
+    UNROLL for (uint32_t t = 0; t < n; t++) vf_store(out + 16 * t, acc[t]);
+}
+
+/* clang-format off */
+#define COLUMNS                                                                                         \
+    const int8_t *a = input->values + (uint64_t)first_column * input->groups * RWKVC_GROUP;             \
+    const float *scale = input->scales + (uint64_t)first_column * input->groups;                        \
+    const int32_t *offset = input->offsets + (uint64_t)first_column * input->groups
+#define TILE(bits_, n_)                                                                                 \
+    case n_:                                                                                            \
+        KERNEL(panel_n)(bits_, panel, book, input->groups, a, scale, offset, out,                       \
+                        (n_) <= Q8_TILE ? (n_) : Q8_TILE);                                              \
+        break;
+/* clang-format on */
+
+static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input,
+                             uint32_t first_column, uint32_t n, float *out) {
+    COLUMNS;
+    switch (n) {
+        TILE(8, 1)
+        TILE(8, 2)
+        TILE(8, 3)
+        TILE(8, 4)
+#if RWKVC_WIDE_TILES
+        TILE(8, 5)
+        TILE(8, 6)
+        TILE(8, 7)
+        TILE(8, 8)
+        TILE(8, 9)
+        TILE(8, 10)
+        TILE(8, 11)
+        TILE(8, 12)
+#endif
+    default: break;
+    }
+}
+
+/* -------------------------------------------------------------------- value matrices, by columns */
+
+/* `parts` accumulators of 16 rows each, the first four for the rows that a byte's low half holds. */
+VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
+                              uint32_t slice, uint32_t groups, const uint32_t *first, const rwkvc_sparse_quad *quads,
+                              const float *scales, const int32_t *offsets, float *out) {
+    enum { AHEAD = 6 };
+    const uint32_t parts = bits == 8 ? 4 : 8;
+    vb table = bits == 4 ? vb_table(book) : vb_load(panel);
+    vf acc[8];
+    UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_zero();
+    uint64_t stride = (uint64_t)height * rwkvc_group_bytes(bits), size = (uint64_t)height * bits / 8;
+    const uint8_t *rows = panel + 64 * slice;
+    for (uint32_t g = 0; g < groups; g++) {
+        if (first[g] == first[g + 1]) continue;
+        vi dot[8];
+        UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, offsets[g]);
+        const uint8_t *group = rows + g * stride;
+        const uint8_t *planes = panel + g * stride + height / 2 + 16 * (bits - 4) * slice;
+        for (uint32_t i = first[g]; i < first[g + 1]; i++) {
+            for (int k = 0; k < 4; k++) { /* the list has AHEAD more entries than quads */
+                uint32_t column = quads[i + AHEAD].column[k];
+                const uint8_t *far = rows + column / RWKVC_GROUP * stride + column % RWKVC_GROUP * size;
+                PREFETCH(far);
+                if (bits == 5 || bits == 6) PREFETCH(far + (planes - group));
+            }
+            uint64_t at[4];
+            for (int k = 0; k < 4; k++) at[k] = quads[i].column[k] % RWKVC_GROUP * size;
+            KERNEL(quads) q;
+            vb_interleave(vb_load(group + at[0]), vb_load(group + at[1]), vb_load(group + at[2]),
+                          vb_load(group + at[3]), q.line);
+            if (bits == 8) {
+                UNROLL for (uint32_t v = 0; v < 4; v++) dot[v] = vi_dot(dot[v], vw_from(q.line[v]), quads[i].value);
+                continue;
+            }
+            UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] = vb_zip(
+                planes + at[0] + 16 * k, planes + at[1] + 16 * k, planes + at[2] + 16 * k, planes + at[3] + 16 * k);
+            UNROLL for (uint32_t v = 0; v < parts; v++)
+                KERNEL(dot_quad)(bits, table, &q, v, quads[i].value, dot + v, 1);
+        }
+        const uint16_t *s = (const uint16_t *)(panel + g * stride + RWKVC_GROUP * size) + 16 * parts * slice;
+        UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
+            vf_fma(vf_mul(vf_from_vi(dot[v]), vf_load_half(s + 16 * v)), vf_set1(scales[g]), acc[v]);
+    }
+    float sums[128];
+    UNROLL for (uint32_t v = 0; v < parts; v++) vf_store(sums + 16 * v, acc[v]);
+    for (uint32_t v = 0; v < parts; v++)
+        for (uint32_t lane = 0; lane < 16; lane++)
+            out[64 * (v / 4) + rwkvc_value_row(v % 4, lane)] = sums[16 * v + lane];
+}
+
+VEC void KERNEL(value_repack)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
+                              uint32_t part, uint32_t groups, uint8_t *panels) {
+    uint64_t stride = (uint64_t)height * rwkvc_group_bytes(bits), size = (uint64_t)height * bits / 8;
+    uint64_t panel_bytes = (uint64_t)(groups + 1) / 2 * RWKVC_Q8_RECORD;
+    const uint32_t slice = bits == 8 ? part : part / 2, half = bits == 8 ? 0 : part % 2;
+    vb table = bits == 4 ? vb_table(book) : vb_load(panel);
+    for (uint32_t g = 0; g < groups; g++) {
+        const uint8_t *group = panel + g * stride, *planes = group + height / 2 + 16 * (bits - 4) * slice;
+        const uint8_t *s = group + RWKVC_GROUP * size + 128 * part;
+        uint8_t *record = panels + g / 2 * RWKVC_Q8_RECORD + 512 * (g % 2);
+        for (uint32_t quad = 0; quad < 8; quad++, record += 64, planes += 4 * size) {
+            const uint8_t *c = group + 64 * slice + 4 * quad * size;
+            KERNEL(quads) q;
+            vb_interleave(vb_load(c), vb_load(c + size), vb_load(c + 2 * size), vb_load(c + 3 * size), q.line);
+            if (bits == 8) {
+                for (uint32_t v = 0; v < 4; v++) vb_store(record + v * panel_bytes, q.line[v]);
+                continue;
+            }
+            UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] =
+                vb_zip(planes + 16 * k, planes + size + 16 * k, planes + 2 * size + 16 * k, planes + 3 * size + 16 * k);
+            UNROLL for (uint32_t v = 0; v < 4; v++) {
+                vb w = half ? KERNEL(as_q8)(bits, table, &q, v + 4) : KERNEL(as_q8)(bits, table, &q, v);
+                vb_store(record + v * panel_bytes, w);
+            }
+        }
+        for (uint32_t v = 0; v < 4; v++)
+            memcpy(panels + v * panel_bytes + g / 2 * RWKVC_Q8_RECORD + 1024 + 32 * (g % 2), s + 32 * v, 32);
+    }
+    if (groups % 2) /* the last record's second half: weights times zero activations */
+        for (uint32_t v = 0; v < 4; v++) {
+            uint8_t *record = panels + v * panel_bytes + groups / 2 * RWKVC_Q8_RECORD;
+            memset(record + 512, 128, 512);
+            memset(record + 1024 + 32, 0, 32);
+        }
+}
+
+/* ------------------------------------------------------------------------------ one set per format */
+
+/* A MATRIX panel as q8. */
+VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_t *book, uint32_t records,
+                        uint8_t *out) {
+    vb table = bits == 4 ? vb_table(book) : vb_load(record);
+    for (uint32_t r = 0; r < records; r++, record += rwkvc_record_bytes(bits), out += RWKVC_Q8_RECORD) {
+        for (uint32_t half = 0; half < 2; half++) {
+            const uint8_t *lines = record + half * 64 * bits;
+            KERNEL(quads) q;
+            UNROLL for (uint32_t i = 0; i < 4; i++) q.line[i] = vb_load(lines + 64 * i);
+            UNROLL for (uint32_t i = 0; i < bits - 4; i++) q.plane[i] = vb_load(lines + 256 + 64 * i);
+            UNROLL for (uint32_t quad = 0; quad < 8; quad++)
+                vb_store(out + 512 * half + 64 * quad, KERNEL(as_q8)(bits, table, &q, quad));
+        }
+        vb_store(out + 1024, vb_load(record + 128 * bits));
+    }
+}
+
+#define VALUE_KERNELS(bits_)                                                                                           \
+    static void KERNEL(value_sparse_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
+                                             uint32_t slice, uint32_t groups, const uint32_t *first,                   \
+                                             const rwkvc_sparse_quad *quads, const float *scales,                      \
+                                             const int32_t *offsets, float *out) {                                     \
+        KERNEL(value_sparse)(bits_, panel, book, height, slice, groups, first, quads, scales, offsets, out);           \
+    }                                                                                                                  \
+    static void KERNEL(value_repack_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
+                                             uint32_t part, uint32_t groups, uint8_t *panels) {                        \
+        KERNEL(value_repack)(bits_, panel, book, height, part, groups, panels);                                        \
+    }
+
+#define MATRIX_KERNELS(bits_)                                                                                          \
+    static void KERNEL(panel_##bits_)(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input,          \
+                                      uint32_t first_column, uint32_t n, float *out) {                                 \
+        COLUMNS;                                                                                                       \
+        switch (n) {                                                                                                   \
+            TILE(bits_, 1)                                                                                             \
+            TILE(bits_, 2)                                                                                             \
+            TILE(bits_, 3)                                                                                             \
+            TILE(bits_, 4)                                                                                             \
+        default: break;                                                                                                \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void KERNEL(unpack_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out) {    \
+        KERNEL(unpack)(bits_, panel, book, records, out);                                                              \
+    }
+
+VALUE_KERNELS(8)
+VALUE_KERNELS(6)
+VALUE_KERNELS(5)
+VALUE_KERNELS(4)
+MATRIX_KERNELS(6)
+MATRIX_KERNELS(5)
+MATRIX_KERNELS(4)
+#undef COLUMNS
+#undef TILE
+
+/* --------------------------------------------------------------------------------- activations */
+
+/* s = largest / 127, q = round(x / s); the second part quantises what is left to s / 254. */
+VEC void KERNEL(q8_put)(vi q_lo, vi q_hi, float scale, uint64_t column, uint32_t group, uint32_t n,
+                        const rwkvc_q8_input *input, uint32_t t) {
+    int8_t q[RWKVC_GROUP];
+    vi_store_i8(q, q_lo);
+    vi_store_i8(q + 16, q_hi);
+    int8_t *values = input->values + column * input->groups * RWKVC_GROUP + ((uint64_t)group * 8 * n + t) * 4;
+    for (uint32_t quad = 0; quad < 8; quad++) memcpy(values + (uint64_t)quad * n * 4, q + 4 * quad, 4);
+    uint64_t at = column * input->groups + (uint64_t)group * n + t;
+    input->scales[at] = scale;
+    input->offsets[at] = -128 * vi_sum(vi_add(q_lo, q_hi));
+}
+
+static void KERNEL(q8_quantise)(const float *x, uint32_t n_inputs, uint32_t parts, uint32_t first_column,
+                                const rwkvc_q8_input *input) {
+    vf most = vf_set1(127.0f), least = vf_set1(-127.0f);
+    rwkvc_column c = rwkvc_column_of(input, first_column);
+    for (uint32_t group = 0; group < input->groups; group++) {
+        uint32_t at = group * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
+        vf lo = left >= 16 ? vf_load(x + at) : left ? vf_load_n(x + at, left) : vf_zero();
+        vf hi = left >= 32 ? vf_load(x + at + 16) : left > 16 ? vf_load_n(x + at + 16, left - 16) : vf_zero();
+        float largest = vf_largest_size(lo, hi);
+        /* below 1e-30 the inverse would not be finite; a NaN goes on into the scale, so that it shows in the end */
+        float scale = largest < 1e-30f ? 0 : largest / 127.0f, inverse = largest < 1e-30f ? 0 : 127.0f / largest;
+        vf k = vf_set1(inverse);
+        vf q_lo = vf_round(vf_max(vf_min(vf_mul(lo, k), most), least));
+        vf q_hi = vf_round(vf_max(vf_min(vf_mul(hi, k), most), least));
+        KERNEL(q8_put)(vi_from_vf(q_lo), vi_from_vf(q_hi), scale, c.base, group, c.n, input, c.t);
+        if (parts == 2) {
+            vf s = vf_set1(scale), finer = vf_set1(254.0f * inverse);
+            lo = vf_mul(vf_fnma(q_lo, s, lo), finer);
+            hi = vf_mul(vf_fnma(q_hi, s, hi), finer);
+            KERNEL(q8_put)
+            (vi_from_vf(vf_max(vf_min(lo, most), least)), vi_from_vf(vf_max(vf_min(hi, most), least)), scale / 254.0f,
+             c.base, group, c.n, input, c.t + 1);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Making integer weights: 16 rows x 32 inputs at a time, a row a lane, so that every sum over a group runs down the
+ * inputs and is the same on every instruction set. */
+
+/* Scales as they are stored, and what to multiply by to get integers; 0 for groups without a scale. */
+VEC vf KERNEL(put_scale)(vf scale, uint16_t *out) {
+    vf_store_half(out, scale);
+    vf rounded = vf_load_half(out), size = vf_abs(rounded), tiny = vf_set1(0x1p-24f);
+    return vf_where_less(size, tiny, vf_zero(), vf_div(vf_set1(1), vf_where_less(size, tiny, vf_set1(1), rounded)));
+}
+
+/* Largest |x| of each row, and that x. */
+VEC vf KERNEL(extreme)(const float *x, vf *largest) {
+    vf most = vf_zero(), value = vf_zero();
+    for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+        vf y = vf_load(x + 16 * i), size = vf_abs(y);
+        value = vf_where_less(most, size, y, value);
+        most = vf_max(size, most);
+    }
+    *largest = most;
+    return value;
+}
+
+/* Nearest integers in -most - 1 + narrow .. most. */
+VEC void KERNEL(round_all)(const float *x, vf inverse, float least, float most, int8_t *q) {
+    for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+        vf y = vf_round(vf_mul(vf_load(x + 16 * i), inverse));
+        vi_store_i8(q + 16 * i, vi_from_vf(vf_max(vf_min(y, vf_set1(most)), vf_set1(least))));
+    }
+}
+
+/* q8: scale = max / 127 rounded to half, integers to nearest of the rounded scale. */
+static void KERNEL(quantise_8)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
+    (void)book;
+    vf largest;
+    KERNEL(extreme)(x, &largest);
+    vf inverse = KERNEL(put_scale)(vf_div(largest, vf_set1(127)), scale);
+    KERNEL(round_all)(x, inverse, -127, 127, q);
+}
+
+/* The scale of least squared error: the extreme value goes to one end of the range or somewhat inside or outside of it,
+ * the others are rounded; for the integers so found the best scale follows, sum x q / sum q^2, and is worth
+ * (sum x q)^2 / sum q^2. The best of all tries wins. */
+typedef struct {
+    vf scale, worth;
+} KERNEL(choice);
+
+VEC void KERNEL(consider)(KERNEL(choice) * best, vf xq, vf qq) {
+    vf zero = vf_zero(), some = vf_where_less(zero, qq, qq, vf_set1(1));
+    vf scale = vf_div(xq, some), worth = vf_mul(scale, xq);
+    best->scale = vf_where_less(best->worth, worth, scale, best->scale);
+    best->worth = vf_where_less(best->worth, worth, worth, best->worth);
+}
+
+VEC void KERNEL(quantise_linear)(const uint32_t bits, const float *x, int8_t *q, uint16_t *scale) {
+    enum { TRIES = 6 };
+    const float end = (float)(1 << (bits - 1));
+    vf largest, value = KERNEL(extreme)(x, &largest), one = vf_set1(1);
+    /* a group of zeros, or one so small that the inverse would not be finite, is stored as zeros */
+    vf tiny = vf_set1(1e-30f), divisor = vf_where_less(largest, tiny, one, value);
+    KERNEL(choice) best = {vf_zero(), vf_zero()};
+    for (int try = -TRIES; try <= TRIES; try++) {
+        vf inverse = vf_div(vf_set1(-end + 0.15f * (float)try), divisor), xq = vf_zero(), qq = vf_zero();
+        for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+            vf y = vf_load(x + 16 * i), k = vf_round(vf_mul(y, inverse));
+            k = vf_max(vf_min(k, vf_set1(end - 1)), vf_set1(-end));
+            xq = vf_fma(y, k, xq);
+            qq = vf_fma(k, k, qq);
+        }
+        KERNEL(consider)(&best, xq, qq);
+    }
+    vf chosen = vf_where_less(largest, tiny, vf_zero(), best.scale);
+    KERNEL(round_all)(x, KERNEL(put_scale)(chosen, scale), -end, end - 1, q);
+}
+
+static void KERNEL(quantise_6)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
+    (void)book;
+    KERNEL(quantise_linear)(6, x, q, scale);
+}
+
+static void KERNEL(quantise_5)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
+    (void)book;
+    KERNEL(quantise_linear)(5, x, q, scale);
+}
+
+/* Value and number of the book's entry that is nearest: the limits between neighbours lie in the middle. */
+static void KERNEL(quantise_4)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
+    enum { TRIES = 4 };
+    float limit[15], entry[16];
+    for (int i = 0; i < 16; i++) entry[i] = (float)book[i];
+    for (int i = 0; i < 15; i++) limit[i] = 0.5f * (entry[i] + entry[i + 1]);
+    vf largest, value = KERNEL(extreme)(x, &largest), one = vf_set1(1);
+    vf tiny = vf_set1(1e-30f), divisor = vf_where_less(largest, tiny, one, value);
+    KERNEL(choice) best = {vf_zero(), vf_zero()};
+    for (int try = -TRIES; try <= TRIES; try++)
+        for (int end = 0; end < 16; end += 15) {
+            vf inverse = vf_div(vf_set1(entry[end] * (1 + 0.04f * (float)try)), divisor);
+            vf xq = vf_zero(), qq = vf_zero();
+            for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+                vf y = vf_load(x + 16 * i), scaled = vf_mul(y, inverse), k = vf_set1(entry[0]);
+                UNROLL for (int e = 0; e < 15; e++) k =
+                    vf_where_less(scaled, vf_set1(limit[e]), k, vf_set1(entry[e + 1]));
+                xq = vf_fma(y, k, xq);
+                qq = vf_fma(k, k, qq);
+            }
+            KERNEL(consider)(&best, xq, qq);
+        }
+    vf inverse = KERNEL(put_scale)(vf_where_less(largest, tiny, vf_zero(), best.scale), scale);
+    for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+        vf scaled = vf_mul(vf_load(x + 16 * i), inverse), k = vf_set1(-8);
+        UNROLL for (int e = 0; e < 15; e++) k = vf_where_less(scaled, vf_set1(limit[e]), k, vf_set1((float)(e - 7)));
+        vi_store_i8(q + 16 * i, vi_from_vf(k));
+    }
+}
+
+/* Integers q[input, row] of a group as a MATRIX has them. */
+VEC void KERNEL(pack_lines)(const uint32_t bits, const int8_t *q, uint8_t *lines) {
+    vb quad[8];
+    UNROLL for (uint32_t i = 0; i < 8; i++) {
+        const uint8_t *p = (const uint8_t *)q + 64 * i;
+        quad[i] = vb_add(vb_zip(p, p + 16, p + 32, p + 48), (uint8_t)(1 << (bits - 1)));
+    }
+    if (bits == 8) {
+        UNROLL for (uint32_t i = 0; i < 8; i++) vb_store(lines + 64 * i, quad[i]);
+        return;
+    }
+    UNROLL for (uint32_t i = 0; i < 4; i++) vb_store(lines + 64 * i, vb_merge(vb_low(quad[i]), quad[i + 4], 4, 0xf0));
+    if (bits == 5) {
+        vb plane = vb_high(quad[0]);
+        UNROLL for (int i = 1; i < 8; i++) plane = vb_merge(plane, quad[i], i - 4, (uint8_t)(1 << i));
+        vb_store(lines + 256, plane);
+    }
+    if (bits == 6)
+        for (uint32_t m = 0; m < 2; m++) {
+            vb plane = vb_high(quad[4 * m]);
+            UNROLL for (int i = 1; i < 4; i++) plane =
+                vb_merge(plane, quad[4 * m + (uint32_t)i], 2 * i - 4, (uint8_t)(3 << 2 * i));
+            vb_store(lines + 256 + 64 * m, plane);
+        }
+}
+
+static void KERNEL(pack_lines_8)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(8, q, lines); }
+static void KERNEL(pack_lines_6)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(6, q, lines); }
+static void KERNEL(pack_lines_5)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(5, q, lines); }
+static void KERNEL(pack_lines_4)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(4, q, lines); }
+
+/* n floats of a dtype. */
+static void KERNEL(widen)(uint32_t dtype, const void *source, uint64_t n, float *out) {
+    const uint16_t *half = source;
+    uint64_t i = 0;
+    if (dtype == RWKVC_DTYPE_F32) {
+        memcpy(out, source, n * sizeof *out);
+        return;
+    }
+    if (dtype == RWKVC_DTYPE_BF16)
+        for (; i + 16 <= n; i += 16) vf_store(out + i, vf_load_bf16(half + i));
+    else
+        for (; i + 16 <= n; i += 16) vf_store(out + i, vf_load_half(half + i));
+    uint16_t rest[16] = {0};
+    memcpy(rest, half + i, (n - i) * sizeof *rest);
+    vf_store_n(out + i, dtype == RWKVC_DTYPE_BF16 ? vf_load_bf16(rest) : vf_load_half(rest), (uint32_t)(n - i));
+}
