@@ -58,10 +58,9 @@ VEC void vf_store_half(uint16_t *p, vf x) {
 }
 VEC vf vf_load_bf16(const uint16_t *p) {
     uint16x8_t lo = vld1q_u16(p), hi = vld1q_u16(p + 8);
-    return (vf){vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(lo), 16)),
-                vreinterpretq_f32_u32(vshll_high_n_u16(lo, 16)),
-                vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(hi), 16)),
-                vreinterpretq_f32_u32(vshll_high_n_u16(hi, 16))};
+    return (vf){
+        vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(lo), 16)), vreinterpretq_f32_u32(vshll_high_n_u16(lo, 16)),
+        vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(hi), 16)), vreinterpretq_f32_u32(vshll_high_n_u16(hi, 16))};
 }
 VEC vf vf_from_vi(vi x) { return (vf)EACH(vcvtq_f32_s32, x); }
 VEC vf vf_load_i8(const int8_t *p) {
