@@ -24,7 +24,7 @@ LAYERS = [
     {"model", "prefix_cache"},
     {"generation", "quantize"},
     {"loading", "chat"},
-    {"describe", "benchmark", "export"},
+    {"describe", "benchmark", "export", "compat"},
     {"terminal", "cli"},
     {"__main__"},
 ]
