@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CancelToken",
     "Chat",
+    "Grammar",
     "Model",
     "ModelConfig",
     "PrefixCache",
@@ -43,6 +44,7 @@ __all__ = [
 _HOMES = {
     "CancelToken": "cancel",
     "Chat": "chat",
+    "Grammar": "generation",
     "Model": "model",
     "ModelConfig": "config",
     "PrefixCache": "prefix_cache",

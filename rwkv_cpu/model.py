@@ -9,7 +9,7 @@ import os
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
 
 import numpy as np
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .config import ModelConfig
     from .generation.loop import Reply
     from .generation.sampling import SamplingParams
+    from .generation.score import Score
+    from .generation.structured import Grammar
     from .prefix_cache import PrefixCache
     from .tokenizer.base import Tokenizer
 
@@ -371,6 +373,36 @@ class Model:
         self._run([job], cancel, progress)
         return job.found
 
+    def look_ahead(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State,
+        states: NDArray[np.float32],
+        *,
+        cancel: CancelToken | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits f32 [T, V] after each of a few *tokens*, in one pass; *state* stays where it is.
+
+        Args:
+            states: f32 [T, state_bytes / 4], receives the numbers of the state after each token.
+        """
+        job = Job(self._ids(tokens), "all", self._own(state), every_state=states)
+        self._run([job], cancel, None)
+        return cast("NDArray[np.float32]", job.found)
+
+    def hidden_states(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer[Any]],
+        state: State,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> NDArray[np.float32]:
+        """Move *state* on by *tokens*; f32 [T, n_embd]: what the head would multiply after each of them."""
+        ids = self._ids(tokens)
+        job = Job(ids, "none", self._own(state), hidden=np.empty((len(ids), self.config.n_embd), np.float32))
+        self._run([job], cancel, None)
+        return cast("NDArray[np.float32]", job.hidden)
+
     def _run(self, jobs: list[Job], cancel: CancelToken | None, progress: Callable[[int, int], None] | None) -> None:
         self._opened()
         self._scheduler.run(jobs, self._forward, cancel=cancel, progress=progress)
@@ -414,6 +446,11 @@ class Model:
         params: SamplingParams | None = None,
         max_tokens: int | None = None,
         stop: Sequence[str] | str = (),
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+        grammar: Grammar | None = None,
+        speculative: bool = True,
+        draft_model: Model | None = None,
         cancel: CancelToken | None = None,
         on_progress: Callable[[int, int], None] | None = None,
         **sampling: Any,
@@ -423,8 +460,11 @@ class Model:
         Args:
             state: to continue from; moved on in place. None: a new one. With an empty prompt, generation goes on
                 from the state's own logits, as after load_state().
-            params: how to sample; keywords change single settings: temperature, top_p, top_k, min_p,
-                presence_penalty, frequency_penalty, penalty_decay, seed.
+            params: how to sample; keywords change single settings, which SamplingParams lists: temperature, seed, ...
+            logprobs, top_logprobs: collect log-probabilities in the Reply: of each token, of so many likeliest ones.
+            grammar: the form of the reply: Grammar.json_schema(...), Grammar.regex(...) and others.
+            speculative, draft_model: whether to check drafts of several tokens in one pass, and a smaller model of the
+                same vocabulary to write them. The reply stays the same, token for token.
             stop: texts that end the reply and are not part of it. on_progress: (prompt tokens done, all of them).
 
         Source: rwkv_cpu.generation.loop.
@@ -442,6 +482,11 @@ class Model:
             logits=state.logits if state is not None and not ids else None,
             max_tokens=DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
             stop=(stop,) if isinstance(stop, str) else stop,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            grammar=grammar,
+            speculative=speculative,
+            draft_model=draft_model,
             cancel=cancel,
             on_progress=on_progress,
             prefix_cache=self.prefix_cache,
@@ -458,6 +503,18 @@ class Model:
 
         token = CancelToken() if cancel is None else cancel
         return AsyncSteps(self.generate(prompt, cancel=token, **options), token.cancel)
+
+    def score(self, text: str | bytes | Sequence[int], **options: Any) -> Score:
+        """How likely each token of *text* is: ``model.score("Hello").total``. Options: of rwkv_cpu.generation.score()."""
+        from .generation.score import score
+
+        return score(self, text, **options)
+
+    def embed(self, text: str | bytes | Sequence[int], **options: Any) -> NDArray[np.float32]:
+        """A vector for *text*, f32 [n_embd] (experimental). Options: of rwkv_cpu.generation.embed()."""
+        from .generation.score import embed
+
+        return embed(self, text, **options)
 
     def chat(self, system: str | None = None, **options: Any) -> Chat:
         """A conversation: ``for piece in chat.send("Hello"): ...``. Options: of rwkv_cpu.chat.Chat."""

@@ -8,7 +8,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
 from rwkv_cpu.errors import ArgumentError, Busy, Cancelled
-from rwkv_cpu.generation.sampling import Sampler, SamplingParams, uncounted_ids
+from rwkv_cpu.generation.sampling import MAX_TOP_LOGPROBS, SamplingParams, make_sampler
+from rwkv_cpu.generation.speculative import Drafts
 from rwkv_cpu.generation.stop import StopMatcher
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rwkv_cpu.cancel import CancelToken
+    from rwkv_cpu.generation.sampling import Sampler
+    from rwkv_cpu.generation.structured import Grammar, Matcher
     from rwkv_cpu.model import Model
     from rwkv_cpu.prefix_cache import PrefixCache
     from rwkv_cpu.state import State
@@ -38,10 +41,12 @@ class Stats:
     Attributes:
         prompt_tokens: given to read.
         generated_tokens: chosen, the end of the text not counted.
-        decode_steps: passes of the model over one generated token.
+        decode_steps: generated tokens that the model read.
         prefill_seconds: reading the prompt.
         decode_seconds: the model's and the sampler's time after the first token was chosen.
         first_token_seconds: from the start until the first token was chosen; 0.0 before.
+        drafted_tokens: tokens of drafts that were checked (rwkv_cpu.generation.speculative).
+        accepted_tokens: those that were right.
     """
 
     prompt_tokens: int = 0
@@ -50,6 +55,8 @@ class Stats:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     first_token_seconds: float = 0.0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -75,9 +82,11 @@ class Reply:
 
     Attributes:
         tokens: ids chosen so far, those of a stop string included.
-        logprobs: natural logarithm of each one's probability; empty unless asked for.
-        finish_reason: None while it runs; "end" (end of text), "stop" (a stop string), "length" (max_tokens) or
-            "cancelled".
+        logprobs: natural logarithm of each one's probability, before all settings; empty unless asked for.
+        top_logprobs: for each one, the likeliest ids at its place with their logprobs, best first; empty unless asked
+            for.
+        finish_reason: None while it runs; "end" (end of text, or of what the grammar allows), "stop" (a stop string),
+            "length" (max_tokens) or "cancelled".
         stop: the stop string that ended it, else None. It is not part of the text.
         state: the model's state, advanced in place.
         seed: gives the same reply again, in SamplingParams.
@@ -95,12 +104,17 @@ class Reply:
         stops: StopMatcher,
         end_ids: frozenset[int],
         with_logprobs: bool,
+        n_top: int = 0,
+        matcher: Matcher | None = None,
+        drafts: Drafts | None = None,
+        history: Sequence[int] = (),
         cancel: CancelToken | None,
         on_progress: Callable[[int, int], None] | None,
         prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+        self.top_logprobs: list[list[tuple[int, float]]] = []
         self.finish_reason: FinishReason | None = None
         self.state = state
         self.seed = sampler.seed
@@ -112,6 +126,10 @@ class Reply:
         self._stops = stops
         self._end_ids = end_ids
         self._with_logprobs = with_logprobs
+        self._n_top = n_top
+        self._matcher = matcher
+        self._drafts = drafts
+        self._history = history
         self._cancel = cancel
         self._on_progress = on_progress
         self._prefix_cache = prefix_cache
@@ -153,6 +171,8 @@ class Reply:
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
             first_token_seconds=self._first_token_seconds,
+            drafted_tokens=0 if self._drafts is None else self._drafts.drafted,
+            accepted_tokens=0 if self._drafts is None else self._drafts.accepted,
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -213,16 +233,29 @@ class Reply:
             yield tail
 
     def _generate(self) -> Iterator[str]:
-        logits = self._read_prompt()
+        logits: NDArray[np.float32] | None = self._read_prompt()
+        before = [*self._history, *self._prompt]
+        self._sampler.observe(before)
+        if self._drafts is not None:
+            self._drafts.begin(before)
         if self._max_tokens == 0:
             self.finish_reason = "length"
         while self.finish_reason is None:
-            piece = self._choose(logits)
+            # None: a draft went wrong, and its last check chose the next token already.
+            piece = "" if logits is None else self._choose(logits)
+            if self.finish_reason is None:
+                if piece:
+                    self._text.append(piece)
+                    yield piece
+                    piece = ""
+                draft = self._draft()
+                if draft:
+                    piece, logits = self._check(draft)
+                else:
+                    logits = self._read_last()
             if piece:
                 self._text.append(piece)
                 yield piece
-            if self.finish_reason is None:
-                logits = self._read_last()
 
     def _read_prompt(self) -> NDArray[np.float32]:
         self._check_cancelled()
@@ -242,17 +275,63 @@ class Reply:
         self._check_cancelled()
         started = perf_counter()
         logits = self._advance(self.tokens[-1:], None)
+        seconds = perf_counter() - started
+        if self._drafts is not None:
+            self._drafts.note_pass(seconds)
         self._decode_steps += 1
-        self._decode_seconds += perf_counter() - started
+        self._decode_seconds += seconds
         return logits
+
+    def _draft(self) -> list[int]:
+        """What probably comes next, to be checked in one pass; [] if that does not pay."""
+        if self._drafts is None:
+            return []
+        started = perf_counter()
+        room = None if self._max_tokens is None else self._max_tokens - len(self.tokens) - 1
+        draft = self._drafts.propose(self._sampler, room, self._cancel)
+        if self._matcher is not None and draft:
+            draft = self._matcher.valid_part(draft)
+        self._decode_seconds += perf_counter() - started
+        return draft
+
+    def _check(self, draft: list[int]) -> tuple[str, NDArray[np.float32] | None]:
+        """Read the last token and the *draft* in one pass, as far as the text really goes that way.
+
+        Returns: (the text this lets through; the logits after the draft if all of it was right, else None: the token in
+            place of the first wrong one is chosen).
+        """
+        self._check_cancelled()
+        drafts = cast("Drafts", self._drafts)
+        started = perf_counter()
+        ahead = drafts.check(self.tokens[-1], draft, self.state, self._cancel)
+        self._decode_seconds += perf_counter() - started
+        piece, n_right = "", 0
+        try:
+            while n_right < len(draft):
+                piece += self._choose(ahead.logits[n_right])
+                if self.finish_reason is not None or self.tokens[-1] != draft[n_right]:
+                    break
+                n_right += 1
+        finally:
+            started = perf_counter()
+            # A token that ends the answer is not read, right or wrong.
+            n_read = 1 + n_right
+            ahead.keep(n_read)
+            self._decode_steps += n_read
+            self._decode_seconds += perf_counter() - started
+        drafts.learn(len(draft), n_right)
+        return piece, ahead.logits[-1] if n_right == len(draft) else None
 
     def _choose(self, logits: NDArray[np.float32]) -> str:
         """Choose a token; the text it lets through. Sets finish_reason if it is the last."""
         started = perf_counter()
+        allowed = None if self._matcher is None else self._matcher.allowed()
         if self._with_logprobs:
-            token, logprob = self._sampler.sample_with_logprob(logits)
+            token, logprob = self._sampler.sample_with_logprob(logits, allowed)
         else:
-            token, logprob = self._sampler.sample(logits), 0.0
+            token, logprob = self._sampler.sample(logits, allowed), 0.0
+        if self._n_top and token not in self._end_ids:
+            self.top_logprobs.append(self._sampler.top_logprobs(logits, self._n_top))
         piece = self._take(token, logprob)
         seconds = perf_counter() - started
         if self._first_token_seconds == 0:
@@ -267,11 +346,17 @@ class Reply:
             return ""
         self._sampler.accept(token)
         self.tokens.append(token)
+        if self._drafts is not None:
+            self._drafts.note_token(token)
+        if self._matcher is not None:
+            self._matcher.accept(token)
         if self._with_logprobs:
             self.logprobs.append(logprob)
         piece = self._stops.feed(self._decoder.step(token))
         if self._stops.matched is not None:
             self.finish_reason = "stop"
+        elif self._matcher is not None and self._matcher.finished:
+            self.finish_reason = "end"
         elif len(self.tokens) == self._max_tokens:
             self.finish_reason = "length"
         return piece
@@ -295,6 +380,11 @@ def generate(
     end_ids: Iterable[int] | None = None,
     logits: NDArray[np.float32] | None = None,
     logprobs: bool = False,
+    top_logprobs: int = 0,
+    grammar: Grammar | None = None,
+    history: Sequence[int] = (),
+    speculative: bool = True,
+    draft_model: Model | None = None,
     cancel: CancelToken | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     prefix_cache: PrefixCache | None = None,
@@ -311,6 +401,12 @@ def generate(
         end_ids: ids that end it; None: the tokenizer's.
         logits: where *prompt* is empty, the model's logits after *state*, float32 [n_vocab].
         logprobs: also collect each token's log-probability.
+        top_logprobs: also collect so many of the likeliest tokens at each place, at most 1024.
+        grammar: the form of the reply. Where max_tokens or a stop string cuts it short, it is a beginning of one.
+        history: what the state has read before, if that is known: DRY and drafts look at it.
+        speculative: whether several tokens may be checked in one pass (rwkv_cpu.generation.speculative). The reply is
+            the same with and without.
+        draft_model: a smaller model with the same vocabulary that says what may come next.
         cancel: ends the reply from any thread, the reading of a long prompt too.
         on_progress: called with (tokens read, tokens of the prompt) while the prompt is read.
         prefix_cache: what it knows of the prompt is not read again.
@@ -320,8 +416,10 @@ def generate(
         this model's, NonFiniteError for logits that are no numbers, ModelClosedError.
 
     Raises:
-        ArgumentError: no prompt and no logits, a negative max_tokens, an empty stop string.
-        TokenError: a banned id outside the vocabulary.
+        ArgumentError: no prompt and no logits, a negative max_tokens, an empty stop string, a grammar that cannot be
+            followed, a draft model with another vocabulary.
+        TokenError: a banned or biased id outside the vocabulary.
+        UnsupportedModelError: a grammar is given and llguidance is not installed.
     """
     ids = list(prompt)
     if not ids and logits is None:
@@ -332,16 +430,17 @@ def generate(
         raise ArgumentError("logits go with an empty prompt only")
     if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 0):
         raise ArgumentError(f"max_tokens must be a whole number from 0, or None, not {max_tokens!r}")
+    if not isinstance(top_logprobs, int) or not 0 <= top_logprobs <= min(MAX_TOP_LOGPROBS, model.n_vocab):
+        raise ArgumentError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, not {top_logprobs!r}")
     params = SamplingParams() if params is None else params
-    tokenizer = model.tokenizer
-    uncounted = uncounted_ids(tokenizer) if params.frequency_penalty != 0 else []
-    sampler = Sampler(
-        model.n_vocab,
-        params,
-        # Models have some more rows than their tokenizer has tokens.
-        banned=range(tokenizer.n_vocab, model.n_vocab),
-        uncounted=[token for token in uncounted if token < model.n_vocab],
-    )
+    ends = model.tokenizer.end_ids if end_ids is None else frozenset(end_ids)
+    sampler = make_sampler(model, params)
+    matcher = None
+    if grammar is not None:
+        from rwkv_cpu.generation.structured import Matcher
+
+        matcher = Matcher(grammar, model, ends)
+    drafts = Drafts(model, params, sampler.seed, draft_model) if speculative or draft_model is not None else None
     return Reply(
         model=model,
         state=state,
@@ -350,8 +449,12 @@ def generate(
         sampler=sampler,
         max_tokens=max_tokens,
         stops=StopMatcher(stop),
-        end_ids=tokenizer.end_ids if end_ids is None else frozenset(end_ids),
+        end_ids=ends,
         with_logprobs=logprobs,
+        n_top=top_logprobs,
+        matcher=matcher,
+        drafts=drafts,
+        history=history,
         cancel=cancel,
         on_progress=on_progress,
         prefix_cache=prefix_cache,

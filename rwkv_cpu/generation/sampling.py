@@ -221,6 +221,7 @@ class Sampler:
         self._handle: Any = ffi.gc(made[0], lib.rwkvc_sampler_destroy)
         self._token = ffi.new("uint32_t *")
         self._logprob = ffi.new("float *")
+        self._watches_sequences = params.dry_multiplier > 0
         all_banned = [*params.banned, *banned]
         engine.check(lib.rwkvc_sampler_ban(self._handle, all_banned, len(all_banned)))
         if params.frequency_penalty != 0 or params.repetition_penalty != 1:
@@ -287,7 +288,8 @@ class Sampler:
         Raises:
             TokenError: an id outside the vocabulary.
         """
-        engine.check(engine.lib.rwkvc_sampler_observe(self._handle, list(tokens), len(tokens)))
+        if self._watches_sequences:
+            engine.check(engine.lib.rwkvc_sampler_observe(self._handle, list(tokens), len(tokens)))
 
     def follow(self, leader: Sampler) -> None:
         """Go on from where *leader*, a sampler of the same settings, is: its counts and its random numbers."""
