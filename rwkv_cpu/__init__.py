@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .chat import Chat
     from .config import ModelConfig
     from .errors import RwkvError
-    from .generation import Reply, SamplingParams
+    from .generation import Grammar, Reply, SamplingParams
     from .model import Model
     from .prefix_cache import PrefixCache
     from .state import State

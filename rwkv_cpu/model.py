@@ -505,7 +505,7 @@ class Model:
         return AsyncSteps(self.generate(prompt, cancel=token, **options), token.cancel)
 
     def score(self, text: str | bytes | Sequence[int], **options: Any) -> Score:
-        """How likely each token of *text* is: ``model.score("Hello").total``. Options: of rwkv_cpu.generation.score()."""
+        """How likely each token of *text* is: ``model.score("Hi").total``. Options: of rwkv_cpu.generation.score()."""
         from .generation.score import score
 
         return score(self, text, **options)

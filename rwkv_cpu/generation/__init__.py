@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From logits to text: sampling, grammars, drafts, stop strings, the generation loop; what a model expects of a text."""
+"""From logits to text: sampling, grammars, drafts, stop strings, tool calls, the generation loop; scores of texts."""
 
 from __future__ import annotations
 

@@ -202,11 +202,32 @@ class _Vocabulary:
         self.bos_token_id = None
         self.special_token_ids = ends or [len(pieces)]
         self.tokens = [*pieces, *([] if ends else [b""])]
+        self._id_of: dict[bytes, int] | None = None
+        self._longest = 0
         for token in self.special_token_ids:
             self.tokens[token] = b"<|end_%d|>" % token
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._tokenizer.encode(text)
+        """Ids for text that the grammar forces."""
+        data = text.encode() if isinstance(text, str) else text
+        ids = self._tokenizer.encode(data)
+        # Some tokenizers put a space before every text, and some change text: longest pieces then.
+        return ids if self._tokenizer.decode_bytes(ids) == data else self._longest_pieces(data)
+
+    def _longest_pieces(self, data: bytes) -> list[int]:
+        if self._id_of is None:
+            self._id_of = {piece: token for token, piece in enumerate(self.tokens) if piece}
+            self._longest = max(map(len, self._id_of), default=0)
+        found: list[int] = []
+        at = 0
+        while at < len(data):
+            ends = range(min(len(data), at + self._longest), at, -1)
+            end = next((end for end in ends if data[at:end] in self._id_of), None)
+            if end is None:  # no token for this byte: what comes before it can be forced
+                break
+            found.append(self._id_of[data[at:end]])
+            at = end
+        return found
 
 
 _guided: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()

@@ -114,7 +114,10 @@ def call_grammar(tools: Iterable[Tool]) -> Grammar:
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool.name}, "arguments": {"type": "object", **tool.parameters}},
+            "properties": {
+                "name": {"const": tool.name},
+                "arguments": {"type": "object", "additionalProperties": False, **tool.parameters},
+            },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def parse(text: str, cuts: list[int] | None = None, **options):
     parser = ToolCallParser(**options)
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts or []), len(text)]
     events = []
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         events += parser.feed(text[start:end])
     events += parser.flush()
     joined = []
