@@ -88,7 +88,7 @@ class FakeModel:
         self.tokenizer = FakeTokenizer()
         self.chat_template = template
         self.n_vocab = N_VOCAB
-        self.state_bytes = 1000
+        self.state_bytes = 1 << 40  # too large for drafts: it cannot look ahead
         self.weight_bytes = 1000
         self.path = Path("fake.rwkv")
         self.computed = 0  # tokens read in all
