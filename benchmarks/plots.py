@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results as SVG: transparent, in colours that read on white and on black. Needs matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["bars", "comparison", "context"]
+
+INK = "#7d838c"  # text and axes: a contrast above 3.5 on white and on black
+COLOURS = {"rwkv_cpu": "#2f81f7", "llama.cpp": "#e08a2e", "rwkv": "#8a63d2", "limit": "#d1495b"}
+TITLES = {"decode": "Decode", "prefill": "Prefill", "batch": "Eight conversations at once"}
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib as mpl
+    except ImportError as missing:
+        raise SystemExit("plots need matplotlib: pip install 'rwkv-cpu[bench]'") from missing
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "svg.hashsalt": "rwkv_cpu",  # the same file from the same figures
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "font.size": 10,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "legend.frameon": False,
+        }
+    )
+    return plt
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    _pyplot().close(figure)
+
+
+def bars(path: Path, title: str, panels: Sequence[tuple[str, Sequence[tuple[str, str, dict[str, float]]]]]) -> None:
+    """Panels of horizontal bars: (panel's name, [(program, family, spread of a rate)])."""
+    from benchmarks.tables import number
+
+    plt = _pyplot()
+    heights = [len(rows) for _, rows in panels]
+    figure, axes = plt.subplots(
+        len(panels),
+        1,
+        figsize=(7.2, 0.9 + sum(0.34 * height + 0.5 for height in heights)),
+        squeeze=False,
+        gridspec_kw={"height_ratios": [height + 0.6 for height in heights]},
+        layout="constrained",
+    )
+    for axis, (name, rows) in zip(axes[:, 0], panels, strict=True):
+        middle = [spread["median"] for _, _, spread in rows]
+        errors = [
+            [spread["median"] - spread["min"] for _, _, spread in rows],
+            [spread["max"] - spread["median"] for _, _, spread in rows],
+        ]
+        colours = [COLOURS[family] for _, family, _ in rows]
+        axis.barh(range(len(rows)), middle, color=colours, height=0.72)
+        axis.errorbar(middle, range(len(rows)), xerr=errors, fmt="none", ecolor=INK, elinewidth=1)
+        furthest = max(spread["max"] for _, _, spread in rows)
+        for y, (_, _, spread) in enumerate(rows):
+            axis.text(spread["max"] + 0.012 * furthest, y, number(spread["median"]), va="center", fontsize=9)
+        axis.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1.12 * furthest)
+        axis.set_title(name, loc="left", fontsize=10, fontweight="bold")
+        axis.tick_params(axis="y", length=0)
+    axes[-1, 0].set_xlabel("tokens per second (median; the line spans all rounds)")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    _save(figure, path)
+
+
+def comparison(result: dict[str, Any], folder: Path) -> list[Path]:
+    """A figure per kind of work (compare.py's result); returns the files."""
+    written = []
+    for work, title in TITLES.items():
+        panels = []
+        for run in result["runs"]:
+            rows = [
+                (name, group["programs"][name]["family"], group["work"][work][name]["rate"])
+                for group in run["groups"]
+                for name in group["programs"]
+                if name in group["work"].get(work, {})
+            ]
+            if rows:
+                panels.append((run["label"], rows))
+        if panels:
+            path = folder / f"{work}.svg"
+            threads = result["settings"]["threads"]
+            bars(path, f"{title}, {threads} threads, {result['machine']['cpu']}", panels)
+            written.append(path)
+    return written
+
+
+def context(result: dict[str, Any], path: Path) -> None:
+    """Time per token and memory against the length of the conversation (context.py's result)."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    rows = result["rows"]
+    lengths = [row["tokens"] for row in rows]
+    left.plot(lengths, [row["ms"] for row in rows], "o-", color=COLOURS["rwkv_cpu"], label="rwkv_cpu, measured")
+    transformer = result.get("transformer", [])
+    measured = [row for row in transformer if row.get("ms")]
+    if measured:
+        at = [row["tokens"] for row in measured]
+        left.plot(at, [row["ms"] for row in measured], "s-", color=COLOURS["llama.cpp"], label="Transformer, llama.cpp")
+    at = [row["tokens"] for row in transformer]
+    left.plot(
+        at, [row["ms_formula"] for row in transformer], "--", color=COLOURS["llama.cpp"], label="Transformer, at best"
+    )
+    left.set_ylabel("ms per token")
+    right.plot(lengths, [row["memory_bytes"] / 1e6 for row in rows], "o-", color=COLOURS["rwkv_cpu"])
+    right.plot(at, [row["kv_bytes"] / 1e6 for row in transformer], "--", color=COLOURS["llama.cpp"])
+    right.set_ylabel("MB per conversation")
+    for axis in (left, right):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("tokens so far")
+        axis.grid(visible=True, color=INK, alpha=0.2, linewidth=0.6)
+    left.legend(fontsize=9, labelcolor=INK)
+    title = f"A longer conversation costs nothing more ({result['model']})"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    _save(figure, path)
