@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import machine, tables
-from benchmarks.models import BITS, EQUAL, GGUF_BITS, Files, Weights, our_formats
+from benchmarks.models import BITS, EQUAL, GGUF_BITS, Files, Weights
 from benchmarks.protocol import Worker, WorkerError
 from benchmarks.synthetic import SIZES
 
@@ -242,7 +242,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.render is None:
         if not (options.peer_python and options.folder):
             parser.error("--peer-python and --folder are needed (or --render)")
-        known = our_formats()
+        from rwkv_cpu import engine
+
+        known = [name for name in engine.quantised_formats() if name in EQUAL]
         options.formats = options.formats or known
         unknown = [name for name in options.formats if name not in [*known, "f16"]]
         if unknown:

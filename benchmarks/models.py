@@ -13,7 +13,7 @@ from benchmarks.protocol import HERE
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["BITS", "EQUAL", "GGUF_BITS", "Files", "Weights", "our_formats"]
+__all__ = ["BITS", "EQUAL", "GGUF_BITS", "Files", "Weights"]
 
 VOCABULARY = HERE.parent / "rwkv_cpu" / "data" / "rwkv_vocab_v20230424.txt"
 
@@ -40,21 +40,6 @@ class Weights:
     @property
     def label(self) -> str:
         return self.size if self.zeros is None else f"{self.size}, {self.zeros:g} % zeros"
-
-
-def our_formats() -> list[str]:
-    """Quantised formats that this build of the engine knows, most bits first."""
-    from rwkv_cpu import engine
-    from rwkv_cpu.errors import RwkvError
-
-    found = []
-    for name in ("q8", "q6", "q5", "q4"):
-        try:
-            engine.format_by_name(name)
-        except RwkvError:
-            continue
-        found.append(name)
-    return found
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ __all__ = [
     "Context",
     "IsaInfo",
     "OpenModel",
+    "PartCost",
     "SequenceRun",
     "StatePart",
     "TensorInfo",
@@ -69,6 +70,7 @@ __all__ = [
     "packed_panels",
     "plan",
     "prefault",
+    "quantised_formats",
     "read_ahead",
     "set_group_norm_epsilon",
     "table_bytes",
@@ -311,6 +313,13 @@ def format_by_name(name: str) -> int:
     if code < 0:
         raise errors.ArgumentError(f"unknown weight format {name!r}", hint="Formats are q4, q5, q6, q8, f16 and f32.")
     return code
+
+
+def quantised_formats() -> list[str]:
+    """Names of the integer weight formats of this engine, most bits first."""
+    names = (lib.rwkvc_format_name(code) for code in range(FORMAT_BYTES))
+    found = [str(ffi.string(name).decode()) for name in names if name != ffi.NULL]
+    return [name for name in found if name.startswith("q")]
 
 
 def format_name(code: int) -> str:
@@ -593,6 +602,18 @@ class ValueReads:
         return ValueReads(self.inputs - before.inputs, self.columns - before.columns, self.groups - before.groups)
 
 
+@dataclass(frozen=True)
+class PartCost:
+    """A part of a forward measured by itself: ``rwkvc_part_cost``.
+
+    seconds: of the fastest pass. bytes: of weights or state that it read. multiply_adds: that it did.
+    """
+
+    seconds: float
+    bytes: float
+    multiply_adds: float
+
+
 _progress_callbacks: dict[int, Callable[[int, int], None]] = {}
 _progress_failures: dict[int, Callable[[BaseException], None]] = {}
 _progress_lock = threading.Lock()
@@ -719,6 +740,30 @@ class Context:
         rate = ffi.new("double *")
         check(lib.rwkvc_measure_int8(self.raw, rate))
         return float(rate[0])
+
+    def measure_product(
+        self, kind: int, weight_format: int, rows: int, cols: int, tokens: int, *, copies: int = 1, zeros: float = 0.0
+    ) -> PartCost:
+        """A matrix product by itself: made-up weights [rows, cols] of a KIND_* and FORMAT_*, times *tokens* inputs.
+
+        copies: of the weights, used in turn, so that caches do not hold them. zeros: share of the inputs that are 0.
+        Takes about half a second. Raises: ArgumentError, OutOfMemory.
+        """
+        part = {"part": lib.RWKVC_PART_PRODUCT, "kind": kind, "format": weight_format, "zeros": zeros}
+        return self._measure_part({**part, "rows": rows, "cols": cols, "tokens": tokens, "copies": copies})
+
+    def measure_recurrence(self, heads: int, head_size: int, tokens: int, *, copies: int = 1) -> PartCost:
+        """RWKV-7's recurrence by itself, *tokens* after one another; the bytes are the state's, once."""
+        part = {"part": lib.RWKVC_PART_RECURRENCE, "rows": heads, "cols": head_size}
+        return self._measure_part({**part, "tokens": tokens, "copies": copies})
+
+    def _measure_part(self, part: dict[str, Any]) -> PartCost:
+        for name in ("rows", "cols", "tokens", "copies"):
+            if not 0 < part[name] < 1 << 31:
+                raise errors.ArgumentError(f"{name} is {part[name]}: it must be at least 1, and not absurdly large")
+        cost = ffi.new("rwkvc_part_cost *")
+        check(lib.rwkvc_measure_part(self.raw, ffi.new("rwkvc_part *", part), cost))
+        return PartCost(float(cost.seconds), float(cost.bytes), float(cost.multiply_adds))
 
     def close(self) -> None:
         """End the threads and free the scratch memory."""

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-enum { DEFAULT_CHUNK = 256, MAX_THREADS = 256, MAX_CHUNK = 1 << 16 };
+enum { DEFAULT_CHUNK = 256, MAX_CHUNK = 1 << 16 };
 
 struct rwkvc_context {
     const rwkvc_kernels *kernels;
@@ -14,7 +14,7 @@ struct rwkvc_context {
     rwkvc_scratch rows;    /* of a pass: residual stream, v_first, segments, head's rows */
     rwkvc_scratch states;  /* states of a pass that are not committed yet */
     rwkvc_scratch batch;   /* of a call: its parts and segments */
-    uint8_t *thread_memory[MAX_THREADS];
+    uint8_t *thread_memory[RWKVC_MAX_THREADS];
     uint64_t thread_bytes;
     rwkvc_value_reads value_reads;
 };
@@ -34,9 +34,9 @@ rwkvc_status rwkvc_context_create(const rwkvc_context_options *options, rwkvc_co
     if (options && options->struct_size < sizeof o)
         return rwkvc_fail(RWKVC_E_ARGUMENT, "context options of %u bytes: set struct_size", options->struct_size);
     if (options) memcpy(&o, options, sizeof o);
-    if (o.threads > MAX_THREADS || o.chunk > MAX_CHUNK)
+    if (o.threads > RWKVC_MAX_THREADS || o.chunk > MAX_CHUNK)
         return rwkvc_fail(RWKVC_E_ARGUMENT, "%u threads, chunks of %u: at most %d and %d", o.threads, o.chunk,
-                          MAX_THREADS, MAX_CHUNK);
+                          RWKVC_MAX_THREADS, MAX_CHUNK);
     isa = o.isa;
     if (!isa) {
         rwkvc_status status = rwkvc_isa_default(&isa);
@@ -64,7 +64,7 @@ void rwkvc_context_destroy(rwkvc_context *ctx) {
     rwkvc_free(ctx->rows.memory);
     rwkvc_free(ctx->states.memory);
     rwkvc_free(ctx->batch.memory);
-    for (uint32_t i = 0; i < MAX_THREADS; i++) rwkvc_free(ctx->thread_memory[i]);
+    for (uint32_t i = 0; i < RWKVC_MAX_THREADS; i++) rwkvc_free(ctx->thread_memory[i]);
     rwkvc_free(ctx);
 }
 

@@ -427,6 +427,25 @@ rwkvc_status rwkvc_world_bytes(const rwkvc_world *tokenizer, uint32_t id, const 
 rwkvc_status rwkvc_measure_read(rwkvc_context *ctx, uint64_t bytes, double *bytes_per_second);
 rwkvc_status rwkvc_measure_int8(rwkvc_context *ctx, double *operations_per_second);
 
+/* Parts of a forward by themselves, as it would run them, over weights and inputs that are made up. */
+#define RWKVC_PART_PRODUCT 0    /* a matrix product: kind, format, rows, cols, zeros */
+#define RWKVC_PART_RECURRENCE 1 /* RWKV-7's, of `rows` heads of `cols` channels: tokens one after the other */
+typedef struct {
+    uint32_t part;   /* RWKVC_PART_* */
+    uint32_t kind;   /* RWKVC_KIND_MATRIX, LOW_RANK, VALUE or HEAD */
+    uint32_t format; /* RWKVC_FORMAT_* */
+    uint32_t rows, cols, tokens;
+    uint32_t copies; /* of the weights or heads, used in turn, so that caches do not hold them */
+    double zeros;    /* share of the inputs that are 0 */
+} rwkvc_part;
+typedef struct {
+    double seconds;       /* of the fastest pass over one copy */
+    double bytes;         /* of weights or state that it read, skipped columns left out */
+    double multiply_adds; /* that it did, zeros included */
+} rwkvc_part_cost;
+/* Takes about half a second. E_ARGUMENT: sizes that do not go together. E_NOMEM. */
+rwkvc_status rwkvc_measure_part(rwkvc_context *ctx, const rwkvc_part *part, rwkvc_part_cost *cost);
+
 /* cdef: end */
 
 #if defined(__GNUC__)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rwkv_cpu import engine
 from rwkv_cpu._version import __version__
+from rwkv_cpu.benchmark import traffic
 from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.memory import available_bytes
 from rwkv_cpu.model import Model
@@ -65,8 +65,10 @@ class BenchmarkResult:
     Attributes:
         weight_bytes_per_token: what decoding one token reads with no zero input skipped.
         multiply_adds_per_token: of the matrix products of prefill (the head runs for the last token only).
-        decode_bandwidth_share: weight bytes per token x decode rate / read bandwidth. Skipping zeros reads less
-            than that, so this can exceed 1.
+        read_bytes_per_token: what it did read: without the columns that zeros skipped, with the state, each once.
+        skipped_share: of the channel mix's inputs, those whose column was not read.
+        decode_bandwidth_share: read_bytes_per_token x decode rate / read bandwidth. Beyond 1 where the weights fit
+            into a cache.
         prefill_int8_share: 2 x multiply_adds_per_token x prefill rate / int8 peak.
         peak_memory_bytes: most this process ever held, mapped weights included, before the limits were measured.
     """
@@ -89,6 +91,8 @@ class BenchmarkResult:
     decode_bandwidth_share: Spread
     prefill_int8_share: Spread
     weight_bytes_per_token: int
+    read_bytes_per_token: int
+    skipped_share: float
     multiply_adds_per_token: int
     state_bytes: int
     peak_memory_bytes: int
@@ -149,6 +153,7 @@ def run(
         _measure(opened, ids, tokens, cancel)  # reads the pages once
         peak = peak_memory_bytes()
         report(1)
+        before = opened.context.value_reads
         for repeat in range(repeats):
             read = opened.context.measure_read(_read_bytes())
             start = time.perf_counter()
@@ -158,7 +163,9 @@ def run(
             passes.append(_Pass(loaded, first_token, prefill, decode, read, opened.context.measure_int8()))
             log.debug("benchmark pass %d: %s", repeat, passes[-1])
             report(repeat + 2)
-        token_bytes, multiply_adds = opened.token_bytes, _multiply_adds(opened)
+        reads = opened.context.value_reads.since(before)
+        token_bytes = traffic.bytes_per_token(opened, reads, repeats * tokens)
+        weight_bytes, multiply_adds = opened.token_bytes, traffic.multiply_adds_per_token(opened)
         threads_used, isa_used, state_bytes = opened.threads, opened.isa, opened.state_bytes
 
     return BenchmarkResult(
@@ -179,7 +186,9 @@ def run(
         int8_tops=Spread.of([p.int8_rate / 1e12 for p in passes]),
         decode_bandwidth_share=Spread.of([token_bytes * p.decode_rate / p.read_rate for p in passes]),
         prefill_int8_share=Spread.of([2 * multiply_adds * p.prefill_rate / p.int8_rate for p in passes]),
-        weight_bytes_per_token=token_bytes,
+        weight_bytes_per_token=weight_bytes,
+        read_bytes_per_token=round(token_bytes),
+        skipped_share=traffic.zero_share(reads),
         multiply_adds_per_token=multiply_adds,
         state_bytes=state_bytes,
         peak_memory_bytes=peak,
@@ -198,12 +207,6 @@ def _measure(model: Model, prompt: list[int], tokens: int, cancel: CancelToken |
         token = int(model.advance([token], state, cancel=cancel).argmax())
     end = time.perf_counter()
     return first - start, len(prompt) / (prefilled - start), tokens / (end - first)
-
-
-def _multiply_adds(model: Model) -> int:
-    """Of all matrix products for one token of a long prompt."""
-    products = {engine.KIND_MATRIX, engine.KIND_LOW_RANK, engine.KIND_VALUE}
-    return sum(info.rows * info.cols for info in model.tensors() if info.kind in products)
 
 
 def _prompt_ids(model: Model, n: int) -> list[int]:
