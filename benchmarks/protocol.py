@@ -45,14 +45,18 @@ class Worker:
             text=True,
             env=environment,
         )
-        self.about = self._read()
+        try:
+            self.about = self._read()
+        except WorkerError:
+            self.close()
+            raise
         self.seconds_to_answer = time.perf_counter() - begin
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None  # noqa: S101 (asked for above)
         line = self.process.stdout.readline()
         if not line:
-            raise WorkerError(f"{self.script} ended with {self.process.wait()}")
+            raise WorkerError(f"{self.script} ended with {self.process.wait()}; what it said stands above")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise WorkerError(f"{self.script}: {answer['error']}")
@@ -71,10 +75,9 @@ class Worker:
 
     def close(self) -> None:
         """End it."""
-        assert self.process.stdin is not None  # noqa: S101 (asked for above)
-        self.process.stdin.close()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
         self.process.wait()
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 def first_token(path: str, threads: int) -> None:
@@ -15,7 +18,7 @@ def first_token(path: str, threads: int) -> None:
     from benchmarks.protocol import serve
 
     with Model.load(path, threads=threads) as model:
-        logits = model.advance([33155, 45, 40213, 34], model.new_state())
+        logits = model.advance([token % model.n_vocab for token in (33155, 45, 40213, 34)], model.new_state())
         serve({"token": int(logits.argmax())}, {})
 
 
@@ -78,8 +81,8 @@ def main() -> None:
         "multiply_adds": traffic.multiply_adds_per_token(model),
         "state_bytes": model.state_bytes,
     }
-    tasks = {"prefill": prefill, "decode": decode, "batch": batch, "limits": measure_limits, "tokenize": tokenize}
-    serve(about, tasks)
+    tasks: dict[str, Callable[..., Mapping[str, Any]]] = {"prefill": prefill, "decode": decode, "batch": batch}
+    serve(about, {**tasks, "limits": measure_limits, "tokenize": tokenize})
 
 
 if __name__ == "__main__":
