@@ -77,24 +77,28 @@ static rwkvc_status prepare_product(bench *b) {
     b->pass.scratch = (rwkvc_scratch){rwkvc_alloc(floats * sizeof(float)), floats * sizeof(float), 0};
     if (!b->weights || !b->out || !b->pass.scratch.memory)
         return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for %u weight matrices", p->copies);
-    b->model.config.size[RWKVC_SIZE_FFN] = p->cols;
+    b->model.widest_matrix = b->model.widest_value = p->cols;
     for (uint32_t i = 0; i < rwkvc_pool_threads(b->pass.pool); i++)
         if (!(b->thread_memory[i] = rwkvc_alloc(rwkvc_thread_bytes(&b->model))))
             return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for scratch of thread %u", i);
     fill_weights(b->weights, b->bytes * p->copies);
-    b->tensor =
-        (rwkvc_tensor){.data = b->weights, .kind = p->kind, .format = p->format, .rows = p->rows, .cols = p->cols};
+    uint32_t bits = rwkvc_bits(p->format);
+    b->tensor = (rwkvc_tensor){.data = b->weights + rwkvc_header_bytes(bits),
+                               .book = bits == 4 ? b->weights : NULL,
+                               .kind = p->kind,
+                               .format = p->format,
+                               .rows = p->rows,
+                               .cols = p->cols};
     b->input = rwkvc_input_take(&b->pass, &b->tensor, p->tokens);
     fill_input(b);
     return RWKVC_OK;
 }
 
-/* A column is a byte a row in q8; in other integer formats the same share of a group. */
 static double product_bytes(const bench *b) {
     if (!b->reads.inputs) return (double)b->bytes;
-    double groups = (double)rwkvc_ceil_div(b->part->cols, RWKVC_GROUP), group = (double)b->bytes / groups;
-    double scales = 2.0 * b->part->rows, column = (group - scales) / RWKVC_GROUP;
-    return (double)b->reads.columns * column + (double)b->reads.groups * scales;
+    double bits = rwkvc_bits(b->part->format), groups = (double)rwkvc_ceil_div(b->part->cols, RWKVC_GROUP);
+    double rows = (double)b->bytes / groups / (4 * bits + 2); /* padded */
+    return rows * ((double)b->reads.columns * bits / 8 + (double)b->reads.groups * 2);
 }
 
 /* ----------------------------------------------------------------------------------- recurrence */

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["bytes_per_token", "multiply_adds_per_token", "value_bytes_read", "zero_share"]
 
 _GROUP = 32  # inputs that share a scale
-_SLICE = 64  # the value matrix's rows are padded to a multiple of this
+_SCALE = 2  # bytes of it, for each row
 
 
 def zero_share(reads: ValueReads) -> float:
@@ -24,10 +24,10 @@ def zero_share(reads: ValueReads) -> float:
 
 def value_bytes_read(value: TensorInfo, reads: ValueReads) -> float:
     """Bytes that *reads* took from value matrices like *value*: whole columns, and the scales of groups with any."""
+    bits = int(engine.format_name(value.format).removeprefix("q"))
     groups = -(-value.cols // _GROUP)
-    scale_bytes = 2 * (-(-value.rows // _SLICE) * _SLICE)
-    column_bytes = (value.size_bytes / groups - scale_bytes) / _GROUP
-    return reads.columns * column_bytes + reads.groups * scale_bytes
+    rows = value.size_bytes // groups // (_GROUP * bits // 8 + _SCALE)  # padded
+    return rows * (reads.columns * bits / 8 + reads.groups * _SCALE)
 
 
 def bytes_per_token(model: Model, reads: ValueReads, n_tokens: int) -> float:

@@ -61,17 +61,19 @@ def test_counts_do_not_depend_on_threads_or_instruction_set(tmp_path):
     assert len(found) == 1
 
 
-def test_bytes_per_token_leave_out_skipped_columns_and_add_the_state(tmp_path):
-    with make(tmp_path, 0.5) as model:
+@pytest.mark.parametrize("weights", engine.quantised_formats())
+def test_bytes_per_token_leave_out_skipped_columns_and_add_the_state(tmp_path, weights):
+    with make(tmp_path, 0.5, weights) as model:
         values = [info for info in model.tensors() if info.kind == engine.KIND_VALUE]
         per_token = SHAPE.n_layer * SHAPE.ffn
         everything = ValueReads(per_token, per_token, per_token // 32)
         dense = model.token_bytes + model.state_bytes
-        assert traffic.bytes_per_token(model, everything, 1) == pytest.approx(dense)
+        headers = 64 * SHAPE.n_layer  # q4 begins with its code book
+        assert traffic.bytes_per_token(model, everything, 1) == pytest.approx(dense, abs=headers)
         nothing = ValueReads(per_token, 0, 0)
         assert traffic.bytes_per_token(model, nothing, 1) == dense - sum(info.size_bytes for info in values)
-        # q8: a column is one byte a row, a group's scales two
-        assert traffic.value_bytes_read(values[0], ValueReads(64, 3, 2)) == 3 * SHAPE.n_embd + 2 * 2 * SHAPE.n_embd
+        bits = int(weights[1:])  # of a weight; a group's scale takes two bytes a row
+        assert traffic.value_bytes_read(values[0], ValueReads(64, 3, 2)) == (3 * bits / 8 + 2 * 2) * SHAPE.n_embd
 
 
 def test_multiply_adds_are_those_of_the_layers(tmp_path):
