@@ -40,19 +40,24 @@ _MAX_STATE_BYTES = 256 << 20
 _WINDOW = 16384
 _LONGEST_MATCH = 12
 _SHORTEST_MATCH = 2
-# Before there is experience: how often the next token of a draft is right after an agreement of that many tokens,
-# what this guess weighs, and what one more token adds to a pass.
+# Before there is experience: how often the next token of a draft is right after an agreement of that many tokens, what
+# this guess weighs, and the time of a pass over several tokens: fixed, and for each (in passes over one).
 _PRIORS = {2: 0.35, 3: 0.5, 4: 0.6, 6: 0.7, 9: 0.8}
 _PRIOR_OF_MODEL = 0.6
 _PRIOR_WEIGHT = 4.0
 _FORGET = 0.97
-_EXTRA_COST = 0.25
+_SEVERAL_COST = 1.1
+_TOKEN_COST = 0.15
 # A draft must promise this much more speed. The ledger may be in the red by this much of the time so far and this many
 # passes, and remembers this many passes of gain.
 _MIN_GAIN = 1.05
 _MAX_LOSS = 0.02
 _LOSS_AT_START = 1.2
 _MAX_CREDIT = 8.0
+# Agreements from this length on are followed now and then although they seem not to pay: what was learnt may be old.
+_PROBE_LENGTH = 4
+_PROBE_EVERY = 12
+_PROBE_DRAFT = 3
 
 
 class LookAhead:
@@ -114,6 +119,7 @@ class Drafts:
         self._seconds: dict[int, float] = {}  # of a pass over so many tokens
         self._balance = self._total = 0.0
         self._drafting = self._checking = 0.0
+        self._refused = self._touched = 0
         self.drafted = self.accepted = 0
         self._writer = None if draft is None else _DraftModel(draft, model, params.replace(seed=seed))
 
@@ -151,7 +157,7 @@ class Drafts:
         found, length = self._look_up(most)
         if found:
             self._used = self._rates[max(n for n in self._rates if n <= length)]
-            return found[: self._best_length(len(found), 0.0)]
+            return found[: self._best_length(len(found), 0.0) or self._probe(length, len(found))]
         if self._writer is None:
             return []
         self._used = self._rate_of_model
@@ -178,7 +184,10 @@ class Drafts:
         self.drafted += drafted
         self.accepted += accepted
         self._used.learn(accepted, min(accepted + 1, drafted))
-        self._learn_cost(drafted + 1, self._checking)
+        # The first use of memory costs the system's time, which says nothing about the next pass.
+        if drafted < self._touched:
+            self._learn_cost(drafted + 1, self._checking)
+        self._touched = max(self._touched, drafted + 1)
         one, spent = self._seconds[1], self._checking + self._drafting
         self._total += spent
         self._balance = min(self._balance + (1 + accepted) * one - spent, _MAX_CREDIT * one)
@@ -193,15 +202,15 @@ class Drafts:
     def _cost(self, n_tokens: int) -> float:
         if n_tokens in self._seconds:
             return self._seconds[n_tokens]
-        one = self._seconds[1]
-        near = min((n for n in self._seconds if n > 1), key=lambda n: abs(n - n_tokens), default=None)
-        extra = _EXTRA_COST * one if near is None else (self._seconds[near] - one) / (near - 1)
-        return one + max(extra, 0.05 * one) * (n_tokens - 1)
+        guess = _SEVERAL_COST + _TOKEN_COST * n_tokens
+        near = min((n for n in self._seconds if n > 1), key=lambda n: abs(n - n_tokens), default=1)
+        known = 1.0 if near == 1 else _SEVERAL_COST + _TOKEN_COST * near
+        return max(self._seconds[near] / known * guess, self._seconds[1])
 
     def _best_length(self, most: int, seconds_each: float) -> int:
         """How many tokens to draft: what promises the most tokens per second, 0 if that gains too little."""
         one, rate = self._seconds[1], self._used.value
-        allowance = self._balance + _MAX_LOSS * self._total + _LOSS_AT_START * one
+        allowance = self._allowance
         best, best_speed, expected, chance = 0, _MIN_GAIN / one, 1.0, 1.0
         for n in range(1, most + 1):
             chance *= rate
@@ -212,6 +221,21 @@ class Drafts:
             if expected / cost > best_speed:
                 best, best_speed = n, expected / cost
         return best
+
+    def _probe(self, length: int, most: int) -> int:
+        """How many tokens to draft although that seems not to pay."""
+        self._refused += 1
+        n = min(most, _PROBE_DRAFT)
+        loss = self._cost(n + 1) - self._seconds[1]
+        if length < _PROBE_LENGTH or self._refused < _PROBE_EVERY or loss > self._allowance:
+            return 0
+        self._refused = 0
+        return n
+
+    @property
+    def _allowance(self) -> float:
+        """Seconds that may be lost now."""
+        return self._balance + _MAX_LOSS * self._total + _LOSS_AT_START * self._seconds[1]
 
     def _look_up(self, most: int) -> tuple[list[int], int]:
         """What followed the last and longest earlier occurrence of the text's end, and how long that is."""
