@@ -516,6 +516,20 @@ class Model:
 
         return embed(self, text, **options)
 
+    def create_completion(self, prompt: str | Sequence[int], **options: Any) -> Any:
+        """generate() with the arguments and dictionaries of OpenAI and llama-cpp-python; stream=True: an iterator of
+        chunks. See rwkv_cpu.compat.completions.
+        """
+        from .compat.completions import create_completion
+
+        return create_completion(self, prompt, **options)
+
+    def create_chat_completion(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        """The same for a list of messages. See rwkv_cpu.compat.chat_completions."""
+        from .compat.chat_completions import create_chat_completion
+
+        return create_chat_completion(self, messages, **options)
+
     def chat(self, system: str | None = None, **options: Any) -> Chat:
         """A conversation: ``for piece in chat.send("Hello"): ...``. Options: of rwkv_cpu.chat.Chat."""
         from .chat.conversation import Chat

@@ -12,13 +12,14 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from rwkv_cpu.asynchronous import END, AsyncSteps
-from rwkv_cpu.chat.events import DoneEvent, PrefillEvent, TextEvent, ThoughtEvent
+from rwkv_cpu.chat.events import DoneEvent, PrefillEvent, TextEvent, ThoughtEvent, ToolEvent
 from rwkv_cpu.chat.thoughts import Piece, ThoughtSplitter
 from rwkv_cpu.errors import Busy, Cancelled
 from rwkv_cpu.generation.loop import generate
+from rwkv_cpu.generation.tools import ToolCallParser
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
     from typing_extensions import Self
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rwkv_cpu.chat.events import Event
     from rwkv_cpu.generation.loop import Reply, Stats
     from rwkv_cpu.generation.sampling import SamplingParams
+    from rwkv_cpu.generation.tools import Tool
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
@@ -112,18 +114,24 @@ class Answer:
                 return
             yield piece
 
-    def events(self) -> Iterator[Event]:
+    def events(self, tools: Sequence[Tool] | None = None) -> Iterator[Event]:
         """The same with everything that happens: the prompt being read, thoughts, text, and at the end the figures.
 
         A long prompt is read in another thread meanwhile, where on_progress is called too. Leaving the loop ends the
         answer.
+
+        Args:
+            tools: functions whose calls become events of their own, instead of text.
         """
+        calls = None if tools is None else ToolCallParser(tools)
         try:
             first = yield from self._prefill_events()
             if first is not None:
-                yield _event(first)
+                yield from _events_of(first, calls)
                 for piece in self.pieces():
-                    yield _event(piece)
+                    yield from _events_of(piece, calls)
+            for part in () if calls is None else calls.flush():
+                yield TextEvent(part) if isinstance(part, str) else ToolEvent(part)
         finally:
             self.cancel()
             self.close()
@@ -220,9 +228,9 @@ class AsyncAnswer(AsyncSteps[str]):
         """None until it ended."""
         return self._answer.stats
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self, tools: Sequence[Tool] | None = None) -> AsyncIterator[Event]:
         """Answer.events() for asyncio."""
-        events = self._answer.events()
+        events = self._answer.events(tools)
         while (event := await self._step(events)) is not END:
             yield event
         await self.aclose()
@@ -370,8 +378,12 @@ class Run:
         return Outcome(raw, answer, self.thought.strip(), self.finish_reason, self.stats, consumed, reply.state)
 
 
-def _event(piece: Piece) -> Event:
-    return ThoughtEvent(piece.text) if piece.is_thought else TextEvent(piece.text)
+def _events_of(piece: Piece, calls: ToolCallParser | None) -> Iterator[Event]:
+    if piece.is_thought:
+        yield ThoughtEvent(piece.text)
+        return
+    for part in [piece.text] if calls is None else calls.feed(piece.text):
+        yield TextEvent(part) if isinstance(part, str) else ToolEvent(part)
 
 
 def _next_of(queue: SimpleQueue[Event | None]) -> Event | None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from rwkv_cpu.generation.loop import Stats
+    from rwkv_cpu.generation.tools import ToolCall
 
-__all__ = ["DoneEvent", "Event", "PrefillEvent", "TextEvent", "ThoughtEvent"]
+__all__ = ["DoneEvent", "Event", "PrefillEvent", "TextEvent", "ThoughtEvent", "ToolEvent"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class TextEvent:
 
 
 @dataclass(frozen=True)
+class ToolEvent:
+    """The model wants a function called: only where events() was given tools."""
+
+    call: ToolCall
+    kind: ClassVar[Literal["tool"]] = "tool"
+
+
+@dataclass(frozen=True)
 class DoneEvent:
     """The last one.
 
@@ -54,4 +63,4 @@ class DoneEvent:
     kind: ClassVar[Literal["done"]] = "done"
 
 
-Event: TypeAlias = "PrefillEvent | ThoughtEvent | TextEvent | DoneEvent"
+Event: TypeAlias = "PrefillEvent | ThoughtEvent | TextEvent | ToolEvent | DoneEvent"

@@ -26,6 +26,7 @@ from rwkv_cpu.cli._options import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rwkv_cpu.batch import BatchProgress
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.generation.loop import Reply
     from rwkv_cpu.model import Model
@@ -39,6 +40,13 @@ _HOW = "give it as -p TEXT, -f FILE, or - for stdin"
 @click.option("--model", "-m", "model_option", metavar="MODEL", default=None, help="The same as MODEL.")
 @click.option("--prompt", "-p", default=None, metavar="TEXT", help="The text to continue (\\n: new line).")
 @click.option("--file", "-f", "file", default=None, metavar="FILE", help="Take it from a file; -: from stdin.")
+@click.option(
+    "--batch", metavar="FILE", default=None, help="Continue every line of this file; see docs/python.md for its form."
+)
+@click.option("--output", "-o", metavar="FILE", default=None, help="With --batch: add the results to this file.")
+@click.option(
+    "--parallel", metavar="N", type=click.IntRange(1, 256), default=8, help="With --batch: how many at a time. [8]"
+)
 @sampling_options
 @load_options
 @preload_option
@@ -53,6 +61,9 @@ def command(
     model_option: str | None,
     prompt: str | None,
     file: str | None,
+    batch: str | None,
+    output: str | None,
+    parallel: int,
     sampling: dict[str, Any],
     threads: int | None,
     weight_format: str | None,
@@ -66,9 +77,25 @@ def command(
 
     The text is used as it is, without a chat template. From a file or stdin (-), one line end at its very end is
     left out. MODEL is a .rwkv file or a checkpoint; without it, the demonstration model that came along.
+
+    With --batch FILE -o OUT, each line of FILE is a JSON object with a "prompt" (or "messages", in the manner of a
+    chat) and options of its own, and OUT gets a line for each. Started again after an interruption, it goes on.
     """
     from rwkv_cpu.terminal.loading import open_model
 
+    if batch is not None:
+        if output is None or prompt is not None or file is not None or state is not None:
+            raise WrongUse("--batch goes with -o OUT, and without -p, -f and --state", ctx)
+        if len(arguments) + (model_option is not None) > 1:
+            raise WrongUse("one MODEL is expected", ctx)
+        model_name = arguments[0] if arguments else model_option or "demo"
+        with (
+            open_model(model_name, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as model,
+            cached_prompts(model, cache_prompt),
+        ):
+            ctx.exit(_batch(model, batch, output, parallel, sampling, as_json=as_json))
+    if output is not None:
+        raise WrongUse("-o goes with --batch", ctx, hint="A continuation is printed: write > FILE behind the command.")
     name, prompt_bytes = _what(ctx, arguments, model_option, prompt, file)
     with (
         open_model(name, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as model,
@@ -90,6 +117,37 @@ def command(
 
             click.echo(speed_line(reply.stats), err=True)
         ctx.exit(EXIT_INTERRUPTED if reply.finish_reason == "cancelled" else 0)
+
+
+def _batch(model: Model, source: str, target: str, parallel: int, sampling: dict[str, Any], *, as_json: bool) -> int:
+    """Run the file; the exit code."""
+    from rwkv_cpu.batch import run_batch
+    from rwkv_cpu.cancel import CancelToken
+    from rwkv_cpu.terminal.worker import cancel_on_ctrl_c, events_of
+
+    token = CancelToken()
+    end: list[BatchProgress] = []
+
+    def work(emit: Callable[[BatchProgress], None]) -> None:
+        end.append(
+            run_batch(model, source, target, parallel=parallel, options=sampling, on_progress=emit, cancel=token)
+        )
+
+    with cancel_on_ctrl_c(token):
+        for progress in events_of(work):
+            if progress is not None and sys.stderr.isatty():
+                click.echo(f"\r{_so_far(progress)}  ", err=True, nl=False)
+    (progress,) = end
+    if as_json:
+        click.echo(json.dumps({**asdict(progress), "output": target}))
+    else:
+        click.echo(f"{chr(13) if sys.stderr.isatty() else ''}{_so_far(progress)}  ", err=True)
+    return EXIT_INTERRUPTED if token.cancelled else 0
+
+
+def _so_far(progress: BatchProgress) -> str:
+    failed = f", {progress.failed} with an error" if progress.failed else ""
+    return f"{progress.done} of {progress.total} lines{failed}, {progress.generated_tokens} tokens"
 
 
 def _what(

@@ -25,13 +25,14 @@ LAYERS = [
     {"generation", "quantize"},
     {"loading", "chat"},
     {"describe", "benchmark", "export", "compat"},
+    {"batch"},
     {"terminal", "cli"},
     {"__main__"},
 ]
 LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 
 # Conveniences on Model that import upward, inside the method that needs them.
-LAZY_UPWARD = {("model", "loading"), ("model", "generation"), ("model", "chat")}
+LAZY_UPWARD = {("model", "loading"), ("model", "generation"), ("model", "chat"), ("model", "compat")}
 
 # Third-party packages and the units that may import them.
 OWNERS = {

@@ -14,6 +14,7 @@ from rwkv_cpu import CancelToken, Chat, Model
 from rwkv_cpu.chat.events import DoneEvent, PrefillEvent, TextEvent, ThoughtEvent
 from rwkv_cpu.errors import Busy, NonFiniteError
 from rwkv_cpu.generation.sampling import SamplingParams
+from rwkv_cpu.generation.tools import Tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,16 @@ def test_thoughts_are_events_of_their_own(fake_model):
     assert isinstance(events[-1], DoneEvent)
     assert (events[-1].text, events[-1].thought) == ("So it is.", "Because.")
     assert "".join(chat.send("why")) == "So it is."
+
+
+def test_calls_of_tools_are_events_of_their_own(fake_model):
+    call = '```json\n{"name": "clock", "arguments": {"zone": "UTC"}}\n```'
+    chat = chat_with(fake_model, {"time": f" {call}\n\nUser: x"})
+    events = [e for e in chat.send("time").events([Tool("clock")]) if e.kind in ("text", "tool")]
+    assert [e.kind for e in events if e.kind == "tool" or e.text.strip()] == ["tool"]
+    (called,) = [e.call for e in events if e.kind == "tool"]
+    assert (called.name, called.arguments) == ("clock", {"zone": "UTC"})
+    assert "".join(e.text for e in chat.send("time").events() if e.kind == "text") == call
 
 
 def test_leaving_the_events_ends_the_answer(fake_model):
