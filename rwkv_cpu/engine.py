@@ -772,7 +772,8 @@ class Context:
             self.raw = None
 
     def __del__(self) -> None:
-        if getattr(self, "raw", None) is not None:  # None: it was never made, or closed
+        # lib is None at the end of the interpreter; raw, if it was never made, or closed.
+        if lib is not None and getattr(self, "raw", None) is not None:
             self.close()
 
 

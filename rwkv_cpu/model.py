@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -566,7 +567,9 @@ class Model:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None and getattr(self, "_engine", None) is not None:
+        # At the end of the interpreter modules are gone already, and so will be the memory.
+        at_end = sys is None or sys.is_finalizing()
+        if not at_end and getattr(self, "_file", None) is not None and getattr(self, "_engine", None) is not None:
             self.close()
 
     def __reduce__(self) -> NoReturn:

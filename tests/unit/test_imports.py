@@ -46,6 +46,8 @@ OWNERS = {
     "cffi": set(),
     "gguf": {"checkpoint"},
     "jinja2": {"chat"},
+    "llm": {"compat"},
+    "pydantic": {"compat"},
     "torch": set(),
 }
 

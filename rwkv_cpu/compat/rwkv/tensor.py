@@ -41,7 +41,7 @@ class Tensor(np.ndarray):
 
     def clone(self) -> Tensor:
         """A copy."""
-        return self.copy()
+        return self.copy().view(Tensor)
 
     @classmethod
     def __torch_function__(

@@ -188,5 +188,6 @@ class _World:
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    raised = np.exp(logits - logits.max())
-    return raised / raised.sum()
+    raised: NDArray[np.float32] = np.exp(logits - logits.max())
+    raised /= raised.sum()
+    return raised
