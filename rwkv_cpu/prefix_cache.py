@@ -109,7 +109,8 @@ class PrefixCache:
         start = state.digest
         done = self._find(state, ids, len(ids))
         if done == len(ids) and state.logits is not None:
-            return state.logits.copy()
+            known: NDArray[np.float32] = state.logits.copy()
+            return known
         if done == len(ids):
             raise RwkvError("a kept state has no logits")
         marks = self._marks(start, ids, done)

@@ -38,7 +38,7 @@ _MAX_HEADER_BYTES = 1 << 20
 _LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = 16
 _NO_TEXT = bytes(_DIGEST_BYTES)
-_DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+_DTYPES: dict[Any, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 _LOGITS = "logits"
 
 
@@ -271,7 +271,7 @@ def _array(entry: Any, body: bytes) -> NDArray[Any]:
     if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end <= len(body)):
         raise ValueError("an offset lies outside")
     shape = tuple(int(n) for n in entry["shape"])
-    values = np.frombuffer(body[begin:end], _DTYPES[entry["dtype"]]).reshape(shape)
+    values: NDArray[Any] = np.frombuffer(body[begin:end], _DTYPES[entry["dtype"]]).reshape(shape)
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or Inf")
     return values

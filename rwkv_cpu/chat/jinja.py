@@ -45,10 +45,10 @@ def render(text: str, messages: Sequence[Message], *, prompt: bool = True) -> st
         UnsupportedModelError: jinja2 is not installed.
         FormatError: the template is wrong, or does what the sandbox forbids. ArgumentError: it refuses the messages.
     """
-    from jinja2 import TemplateError
-    from jinja2.sandbox import SecurityError
-
     template = _compiled(text)
+
+    from jinja2.exceptions import SecurityError, TemplateError
+
     try:
         written = "".join(_limited(template, messages, prompt=prompt))
     except (SecurityError, RecursionError, MemoryError, OverflowError) as error:
@@ -86,7 +86,8 @@ def stops_of(text: str) -> tuple[str, ...]:
     if between.strip() == "":
         return ()
     # "<|im_end|>\n<|im_start|>user": the mark alone ends it. "\n\nUser:": a blank line alone may be the text's.
-    return (between.split("\n")[0] if not between[0].isspace() else between,)
+    mark = between.split("\n")[0]
+    return (mark if mark.strip() else between,)
 
 
 def _limited(template: Template, messages: Sequence[Message], *, prompt: bool) -> list[str]:

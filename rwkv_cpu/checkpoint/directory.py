@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.checkpoint.base import Checkpoint, open_container
+from rwkv_cpu.checkpoint.gguf_text import template_from_jinja
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, INDEXES, kind_of, shown
 from rwkv_cpu.errors import FormatError, ModelNotFoundError, RwkvError, UnsupportedModelError
 
@@ -36,6 +37,7 @@ _SQUARED_RELU = ("sqrelu", "relu2", "squared_relu", "relu_squared")
 _MAX_JSON_BYTES = 16 << 20
 _MAX_NAME_BYTES = 255  # of a file, on every system
 _MAX_PARTS = 1000
+_TEMPLATE, _TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
 _MAX_TOKENIZER_BYTES = 64 << 20
 _WORLD_LINE = re.compile(rb"\s*\d+ b?['\"]")
 _NO_MODEL = "A model's directory holds model.safetensors, or its parts with model.safetensors.index.json."
@@ -111,8 +113,9 @@ class ModelDirectory:
 
     @property
     def chat_template(self) -> bytes | None:
-        """The container's own."""
-        return next(iter(self._parts.values())).chat_template
+        """The container's own, or the one in the directory, as chat.ChatTemplate reads it."""
+        own = next(iter(self._parts.values())).chat_template
+        return own if own is not None else _template_in(self._folder)
 
     @property
     def gn_eps(self) -> float | None:
@@ -243,7 +246,8 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def _beside(file: Path) -> bool:
     """Whether it belongs to the model, besides the weights."""
-    return file.name in ("config.json", "tokenizer.json") or file.suffix == ".model" or _may_be_world(file)
+    settings = ("config.json", "tokenizer.json", _TEMPLATE, _TOKENIZER_CONFIG)
+    return file.name in settings or file.suffix == ".model" or _may_be_world(file)
 
 
 def _may_be_world(file: Path) -> bool:
@@ -269,6 +273,20 @@ def _tokenizer_in(folder: Path) -> tuple[str, bytes] | None:
         if data.lstrip()[:1] == b"{":
             return "huggingface", data
     return None
+
+
+def _template_in(folder: Path) -> bytes | None:
+    """The Jinja text of chat_template.jinja, or of tokenizer_config.json (one, or several by name)."""
+    if (folder / _TEMPLATE).is_file():
+        text: object = _small(folder / _TEMPLATE).decode("utf-8", "replace")
+    elif (folder / _TOKENIZER_CONFIG).is_file():
+        text = _json_object(folder / _TOKENIZER_CONFIG).get("chat_template")
+    else:
+        return None
+    if isinstance(text, list):
+        named = {entry.get("name"): entry.get("template") for entry in text if isinstance(entry, dict)}
+        text = named.get("default")
+    return template_from_jinja(text) if isinstance(text, str) and text.strip() else None
 
 
 def _small(file: Path) -> bytes:

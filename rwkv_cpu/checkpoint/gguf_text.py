@@ -108,11 +108,10 @@ def _literal(piece: bytes) -> str:
 def template_from_jinja(text: str) -> bytes:
     """A template that chat.ChatTemplate reads, with the file's own text in the field "jinja".
 
-    RWKV's World format is what all released models speak and is not computed from the text; a template that looks
-    otherwise is kept, with a warning.
+    What that text writes is looked at when a chat begins; here nothing of a stranger's file is run.
     """
-    if text.strip() != "rwkv-world" and not ("User" in text and "Assistant" in text):
-        _log.warning("the file's chat template is not the World format, which will be used nevertheless")
     if len(text) > _MAX_TEMPLATE_CHARACTERS:
+        _log.warning("the file's chat template is too long to be one; the World format takes its place")
         return b"world"
-    return json.dumps({"name": "world", "jinja": text}, ensure_ascii=False).encode()
+    is_world = text.strip() == "rwkv-world" or ("User" in text and "Assistant" in text)
+    return json.dumps({"name": "world" if is_world else "jinja", "jinja": text}, ensure_ascii=False).encode()

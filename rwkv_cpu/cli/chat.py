@@ -98,7 +98,8 @@ def command(
         raise click.UsageError(f"{other} and --load do not go together: a saved conversation has its own", ctx)
     if raw and (template is not None or think is not None):
         raise click.UsageError("--raw has no turns: it goes with neither --template nor --think", ctx)
-    words = ChatTemplate.named("raw" if raw else template) if raw or template is not None else None
+    named = "raw" if raw else template
+    words = None if named is None else ChatTemplate.named(named)
     with (
         open_model(model, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as opened,
         cached_prompts(opened, cache_prompt),

@@ -7,8 +7,10 @@ flickers. What scrolls away is never touched again, so the terminal's own scroll
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -17,11 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
-__all__ = ["LiveRegion", "shortened"]
+__all__ = ["LiveRegion", "shortened", "terminal_size"]
 
 _BEGIN, _END = "\x1b[?2026h", "\x1b[?2026l"
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and rows of the terminal, as it is now: COLUMNS and LINES tell how it was when a shell exported them."""
+    try:
+        size = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        size = shutil.get_terminal_size()
+    if not size.columns:  # a pseudo-terminal that was given no size
+        size = os.terminal_size((80, 24))
+    return max(size.columns, 2), max(size.lines, 4)
 
 
 def shortened(text: str, width: int) -> str:
@@ -42,8 +55,7 @@ class LiveRegion:
     @property
     def size(self) -> tuple[int, int]:
         """Columns and rows of the terminal."""
-        size = shutil.get_terminal_size()
-        return max(size.columns, 2), max(size.lines, 4)
+        return terminal_size()
 
     def draw(self, final: Sequence[str], live: Sequence[str]) -> None:
         """Write *final* above for good and *live* below, in place of what was live. Lines fit the width."""

@@ -7,7 +7,6 @@ Answers go to stdout. On a terminal everything else does too; into a pipe, stdou
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rwkv_cpu.terminal.live import terminal_size
 from rwkv_cpu.terminal.render import harmless
 from rwkv_cpu.terminal.view import LiveView, PlainView
 
@@ -66,7 +66,7 @@ class Screen:
         """What shows the next answer, as a context manager."""
         if self.painter is not None and typing is not None:
             return LiveView(self.painter, typing, thoughts=thoughts, status=status)
-        width = shutil.get_terminal_size().columns if self.fancy else 0
+        width = terminal_size()[0] if self.fancy else 0
         return PlainView(width=width, clean=sys.stdout.isatty())
 
     def markdown(self, text: str) -> None:
@@ -74,7 +74,7 @@ class Screen:
         if self.painter is None:
             self._print(text, "")
             return
-        lines = self.painter.markdown(harmless(text), shutil.get_terminal_size().columns)
+        lines = self.painter.markdown(harmless(text), terminal_size()[0])
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rwkv_cpu import memory
 from rwkv_cpu.errors import ArgumentError, Cancelled, RwkvError
 from rwkv_cpu.terminal import commands
+from rwkv_cpu.terminal.live import terminal_size
 from rwkv_cpu.terminal.prompt import Reader, make_reader
 from rwkv_cpu.terminal.screen import Screen
 from rwkv_cpu.terminal.streaming import stream
@@ -115,7 +115,7 @@ class Session:
         where = [f"session {self.chat.session}"] if self.chat.session else []
         branch = [f"branch {self.chat.branch}"] if len(self.chat.branches) > 1 else []
         parts = [*speed, *self._context(self.chat.n_tokens), *where, *branch]
-        return fitted(parts, shutil.get_terminal_size().columns - 1)
+        return fitted(parts, terminal_size()[0] - 1)
 
     def _context(self, n_tokens: int) -> list[str]:
         """What does not grow with the conversation, beside what does."""

@@ -100,6 +100,7 @@ class LiveView:
         self._final: list[str] = []
         self._began = time.monotonic()
         self._first: float | None = None
+        self._latest = 0.0
         self._read: tuple[int, int] = (0, 0)
         self._next_draw = 0.0
 
@@ -124,8 +125,9 @@ class LiveView:
 
     def show(self, piece: Piece) -> None:
         """The next piece."""
+        self._latest = time.monotonic()
         if self._first is None:
-            self._first = time.monotonic()
+            self._first = self._latest
         if piece.is_thought:
             self._thinking = True
             self._thought += harmless(piece.text)
@@ -162,7 +164,9 @@ class LiveView:
             slow = now - self._began > _PATIENCE_SECONDS
             shown = f"Reading {done:,} of {total:,} tokens" if total and slow else "Reading" if slow else "…"
             return fitted([shown, "Ctrl-C stops"], width)
-        seconds = now - self._first
+        # Up to the latest piece: while nothing comes nothing is redrawn, and a terminal that is being resized (tmux
+        # tells of it a moment later) is not written to in its old width.
+        seconds = self._latest - self._first
         speed = [f"{(tokens - 1) / seconds:.1f} tokens/s"] if seconds > _PATIENCE_SECONDS and tokens > 1 else []
         what = "thinking" if self._thinking else f"{tokens} token{'' if tokens == 1 else 's'}"
         return fitted([what, *speed, *self._status(tokens)], width)

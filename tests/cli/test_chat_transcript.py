@@ -249,10 +249,13 @@ class Tmux:
         return "\n".join(line.rstrip() for line in lines).rstrip()
 
     def wait_for(self, text):
-        end = time.monotonic() + 20
-        while text not in self.text():
+        self.wait_until(lambda shown: text in shown, True, text)
+
+    def wait_until(self, seen, wanted, what="the chat"):
+        end = time.monotonic() + 30
+        while seen(self.text()) != wanted:
             if time.monotonic() > end:
-                pytest.fail(f"waited for {text!r}; the screen shows:\n{self.text()}")
+                pytest.fail(f"waited for {what!r}; the screen shows:\n{self.text()}")
             time.sleep(0.02)
 
     def close(self):
@@ -270,7 +273,7 @@ def tmux(home, tmp_path, demo_path):
         env = {
             "ANSWER": tmp_path / "answer",
             "HOLD_AT_GO": tmp_path / "go",
-            "HOLD_AT": "40",
+            "HOLD_AT": "18",
             "RWKV_CPU_HOME": home / "rwkv",
             "LC_ALL": "C.UTF-8",
             **options.pop("env", {}),
@@ -294,8 +297,12 @@ LONG = (
 def test_resizing_while_it_streams_leaves_one_whole_answer(tmux, tmp_path, columns):
     term = tmux(LONG)
     term("send-keys", "Hello there", "Enter")
-    term.wait_for("The first paragraph")
+    term.wait_for("18 tokens")
     term("resize-window", "-x", str(columns))
+    # Until the chat was told of its new size, and fitted its status line to it.
+    term.wait_until(
+        lambda text: ("state" if columns > 80 else "memory") in text.rpartition("18 tokens ·")[2], columns > 80
+    )
     (tmp_path / "go").touch()
     term.wait_for("Done.")
     term.wait_for("\n>\n")

@@ -88,7 +88,7 @@ class FakeModel:
         self.tokenizer = FakeTokenizer()
         self.chat_template = template
         self.n_vocab = N_VOCAB
-        self.state_bytes = 1 << 40  # too large for drafts: it cannot look ahead
+        self.state_bytes = 1000
         self.weight_bytes = 1000
         self.path = Path("fake.rwkv")
         self.computed = 0  # tokens read in all
@@ -125,5 +125,7 @@ class FakeModel:
 
 
 @pytest.fixture
-def fake_model():
+def fake_model(monkeypatch):
+    # It cannot look ahead: no room for drafts.
+    monkeypatch.setattr("rwkv_cpu.generation.speculative._MAX_STATE_BYTES", 0)
     return FakeModel

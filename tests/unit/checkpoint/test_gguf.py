@@ -307,7 +307,10 @@ def test_another_kind_of_tokenizer_is_named(tmp_path):
 
 
 def test_the_chat_template_is_kept_and_readable(tmp_path):
-    text = "{% for m in messages %}User: {{ m }} Assistant:{% endfor %}"
+    text = (
+        "{% for m in messages %}{{ {'user': 'User', 'assistant': 'Assistant'}[m.role] }}: {{ m.content }}\n\n"
+        "{% endfor %}Assistant:"
+    )
     file = w.gguf_of(w.rwkv7())
     file.set("tokenizer.chat_template", w.STRING, text)
     with opened(tmp_path, file) as checkpoint:

@@ -266,6 +266,11 @@ def test_a_directory_converts_with_its_tokenizer(tmp_path: Path, monkeypatch: py
     lines = [f"{i + 1} {bytes([i])!r} 1" for i in range(256)]
     (folder / "rwkv_vocab_v20230424.txt").write_text("\n".join(lines) + "\n", "utf-8")
     (folder / "tokenizer.json").write_text("{}", "utf-8")
+    text = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    settings = {"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": text}]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    with open_checkpoint(folder) as checkpoint:
+        assert json.loads(checkpoint.chat_template or b"")["jinja"] == text
     report = quantize(folder, tmp_path / "m.rwkv", format="f32")
     assert report.tokenizer == "world"
     assert report.source_bytes > 100_000
