@@ -34,6 +34,48 @@ _SAMPLING: list[tuple[tuple[str, ...], _Kind, str]] = [
 ]
 
 
+_REPETITION: list[tuple[tuple[str, ...], _Kind, str]] = [
+    (("--repetition-penalty", "--repeat-penalty"), _PENALTY, "Divide the logits of tokens that occurred; 1: off."),
+    (("--dry-multiplier",), click.FloatRange(min=0.0), "DRY, against repeated sequences; 0: off, 0.8 is usual."),
+    (("--dry-base",), click.FloatRange(min=1.0), "How fast that grows with what is repeated."),
+    (("--dry-allowed-length",), click.IntRange(min=0), "Tokens that may be repeated freely."),
+    (("--dry-range",), click.IntRange(min=0), "How many tokens it looks back."),
+]
+_MORE_SAMPLING: list[tuple[tuple[str, ...], _Kind, str]] = [
+    (("--top-a",), _UNIT, "Drop tokens less likely than this times the square of the likeliest."),
+    (("--typical-p",), _UNIT, "Keep the tokens of most usual surprise, up to this probability."),
+    (("--xtc-probability",), _UNIT, "How often the top choices are excluded but for the last."),
+    (("--xtc-threshold",), _UNIT, "From which probability on a token is a top choice."),
+    (("--mirostat-tau",), click.FloatRange(min=0.0), "Surprise to aim at in bits, in place of all cuts; 0: off."),
+    (("--mirostat-eta",), _UNIT, "How fast mirostat corrects itself."),
+]
+_ALL_SAMPLING = [*_SAMPLING, *_REPETITION, *_MORE_SAMPLING]
+
+
+class GroupedOption(click.Option):
+    """An option that --help lists under a heading of its own (GroupedCommand)."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose --help shows GroupedOptions apart from the others."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click.Command's, by groups."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 def sampling_options(command: Command) -> Command:
     """All of SamplingParams, --max-tokens and --stop.
 
@@ -43,8 +85,12 @@ def sampling_options(command: Command) -> Command:
     @functools.wraps(command)
     def collect(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in _names()}
-        stop = kwargs.pop("stop")
+        stop, biases, banned = kwargs.pop("stop"), kwargs.pop("logit_bias"), kwargs.pop("banned")
         sampling = {name: value for name, value in given.items() if value is not None}
+        if biases:
+            sampling["logit_bias"] = dict(_bias(text) for text in biases)
+        if banned:
+            sampling["banned"] = tuple(banned)
         _check(sampling)
         if stop:
             sampling["stop"] = tuple(unescape(s) for s in stop)
@@ -55,6 +101,26 @@ def sampling_options(command: Command) -> Command:
         *(_number(*names, type=kind, help=_with_default(names, text)) for names, kind, text in _SAMPLING),
         click.option(
             "--stop", "-r", multiple=True, metavar="TEXT", help="End before this text (\\n: new line). Repeatable."
+        ),
+        *_group("Against repetition", _REPETITION),
+        *_group("More about choosing tokens", _MORE_SAMPLING),
+        click.option(
+            "--logit-bias",
+            multiple=True,
+            metavar="ID=X",
+            help="Add X to the logit of token ID. Repeatable.",
+            cls=GroupedOption,
+            group="More about choosing tokens",
+        ),
+        click.option(
+            "--ban",
+            "banned",
+            multiple=True,
+            type=click.IntRange(min=0),
+            metavar="ID",
+            help="Never choose this token. Repeatable.",
+            cls=GroupedOption,
+            group="More about choosing tokens",
         ),
     ]
     return _decorated(collect, options)  # type: ignore[return-value]
@@ -159,10 +225,10 @@ def unescape(text: str) -> str:
     return text
 
 
-def _number(*names: str, type: _Kind, help: str) -> Callable[[Any], Any]:  # noqa: A002 (click's words)
+def _number(*names: str, type: _Kind, help: str, **more: Any) -> Callable[[Any], Any]:  # noqa: A002 (click's words)
     """An optional number, None if it is not given."""
     metavar = "N" if isinstance(type, click.IntRange) else "X"
-    return click.option(*names, type=type, metavar=metavar, default=None, help=help)
+    return click.option(*names, type=type, metavar=metavar, default=None, help=help, **more)
 
 
 def _decorated(command: Callable[..., Any], options: list[Callable[[Any], Any]]) -> Callable[..., Any]:
@@ -173,7 +239,7 @@ def _decorated(command: Callable[..., Any], options: list[Callable[[Any], Any]])
 
 
 def _names() -> list[str]:
-    return ["max_tokens", *(names[0].lstrip("-").replace("-", "_") for names, _, _ in _SAMPLING)]
+    return ["max_tokens", *(names[0].lstrip("-").replace("-", "_") for names, _, _ in _ALL_SAMPLING)]
 
 
 def _check(sampling: dict[str, Any]) -> None:
@@ -185,6 +251,73 @@ def _check(sampling: dict[str, Any]) -> None:
         SamplingParams(**{name: value for name, value in sampling.items() if name != "max_tokens"})
     except ArgumentError as error:
         raise click.UsageError(str(error), click.get_current_context()) from None
+
+
+def _group(title: str, rows: list[tuple[tuple[str, ...], _Kind, str]]) -> list[Callable[[Any], Any]]:
+    return [
+        _number(*names, type=kind, help=_with_default(names, text), cls=GroupedOption, group=title)
+        for names, kind, text in rows
+    ]
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise click.UsageError(
+            f"--logit-bias {text}: write it as ID=X, say 261=-2.5", click.get_current_context()
+        ) from None
+
+
+def form_options(command: Command) -> Command:
+    """--json-mode, --json-schema, --regex and --grammar; the command receives ``grammar``: a Grammar or None."""
+
+    @functools.wraps(command)
+    def collect(*args: Any, **kwargs: Any) -> Any:
+        names = ("json_mode", "json_schema", "regex", "grammar")
+        given = {name: value for name in names if (value := kwargs.pop(name)) not in (None, False)}
+        if len(given) > 1:
+            options = " and ".join("--" + name.replace("_", "-") for name in given)
+            raise click.UsageError(f"{options} do not go together", click.get_current_context())
+        return command(*args, grammar=_grammar(*next(iter(given.items()))) if given else None, **kwargs)
+
+    title = "Form of the answer (pip install 'rwkv-cpu[structured]')"
+    file = click.Path(exists=True, dir_okay=False)
+    options = [
+        click.option("--json-mode", is_flag=True, help="A JSON object.", cls=GroupedOption, group=title),
+        click.option(
+            "--json-schema", type=file, metavar="FILE", help="JSON of this schema.", cls=GroupedOption, group=title
+        ),
+        click.option(
+            "--regex", metavar="PATTERN", help="What this expression matches.", cls=GroupedOption, group=title
+        ),
+        click.option(
+            "--grammar", type=file, metavar="FILE", help="A GBNF or Lark grammar.", cls=GroupedOption, group=title
+        ),
+    ]
+    return _decorated(collect, options)  # type: ignore[return-value]
+
+
+def _grammar(name: str, value: Any) -> Any:
+    """Checked at once: a wrong one is told before a model is loaded."""
+    from pathlib import Path
+
+    from rwkv_cpu.errors import ArgumentError
+    from rwkv_cpu.generation.structured import Grammar
+
+    try:
+        if name == "json_mode":
+            grammar = Grammar.json()
+        elif name == "regex":
+            grammar = Grammar.regex(value)
+        else:
+            text = Path(value).read_text("utf-8")
+            grammar = Grammar.json_schema(text) if name == "json_schema" else Grammar.read(text)
+        grammar.check()
+    except (ArgumentError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--{name.replace('_', '-')}: {error}", click.get_current_context()) from None
+    return grammar
 
 
 def _with_default(names: tuple[str, ...], text: str) -> str:

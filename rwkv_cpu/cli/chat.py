@@ -10,6 +10,7 @@ import click
 
 from rwkv_cpu.cli._errors import warn
 from rwkv_cpu.cli._options import (
+    GroupedCommand,
     cache_prompt_option,
     cached_prompts,
     load_options,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from rwkv_cpu.model import Model
 
 
-@click.command(name="chat")
+@click.command(name="chat", cls=GroupedCommand)
 @model_argument
 @click.option("--system", default=None, metavar="TEXT", help="Opening instruction for the model.")
 @click.option(

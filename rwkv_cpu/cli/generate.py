@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ import click
 
 from rwkv_cpu.cli._errors import EXIT_INTERRUPTED, WrongUse, warn
 from rwkv_cpu.cli._options import (
+    GroupedCommand,
     cache_prompt_option,
     cached_prompts,
+    form_options,
     json_option,
     load_options,
     preload_option,
@@ -25,17 +28,19 @@ from rwkv_cpu.cli._options import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from rwkv_cpu.batch import BatchProgress
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.generation.loop import Reply
+    from rwkv_cpu.generation.structured import Grammar
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
 _HOW = "give it as -p TEXT, -f FILE, or - for stdin"
 
 
-@click.command(name="generate")
+@click.command(name="generate", cls=GroupedCommand)
 @click.argument("arguments", metavar="[MODEL] [-]", nargs=-1)
 @click.option("--model", "-m", "model_option", metavar="MODEL", default=None, help="The same as MODEL.")
 @click.option("--prompt", "-p", default=None, metavar="TEXT", help="The text to continue (\\n: new line).")
@@ -48,6 +53,18 @@ _HOW = "give it as -p TEXT, -f FILE, or - for stdin"
     "--parallel", metavar="N", type=click.IntRange(1, 256), default=8, help="With --batch: how many at a time. [8]"
 )
 @sampling_options
+@form_options
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, 20),
+    default=None,
+    metavar="N",
+    help="In --json: each token's log-probability, and the N likeliest at its place.",
+)
+@click.option("--no-speculative", is_flag=True, help="Never check drafts of several tokens in one pass.")
+@click.option(
+    "--draft-model", default=None, metavar="MODEL", help="A smaller model of the same vocabulary writes drafts."
+)
 @load_options
 @preload_option
 @state_option
@@ -65,6 +82,10 @@ def command(
     output: str | None,
     parallel: int,
     sampling: dict[str, Any],
+    grammar: Grammar | None,
+    logprobs: int | None,
+    no_speculative: bool,
+    draft_model: str | None,
     threads: int | None,
     weight_format: str | None,
     preload: bool,
@@ -100,9 +121,18 @@ def command(
     with (
         open_model(name, weight_format=weight_format, threads=threads, preload=preload, warn=warn) as model,
         cached_prompts(model, cache_prompt),
+        _drafting(draft_model, threads) as drafter,
     ):
+        options = {
+            **sampling,
+            "grammar": grammar,
+            "speculative": not no_speculative,
+            "draft_model": drafter,
+            "logprobs": logprobs is not None,
+            "top_logprobs": logprobs or 0,
+        }
         start = None if state is None else model.load_state(state)
-        reply = _generate(model, prompt_bytes, start, sampling, show=not as_json)
+        reply = _generate(model, prompt_bytes, start, options, show=not as_json)
         if as_json:
             result = {
                 "text": reply.text,
@@ -111,7 +141,11 @@ def command(
                 "stats": {**asdict(reply.stats), "tokens_per_second": reply.stats.tokens_per_second},
                 "model": str(model.path),
             }
+            if logprobs is not None:
+                result["logprobs"] = _logprobs(model, reply)
             click.echo(json.dumps(result, ensure_ascii=False))
+        if grammar is not None and reply.finish_reason in ("length", "stop"):
+            warn("the answer was cut short, so it is only the beginning of the form that was asked for")
         if show_speed:
             from rwkv_cpu.terminal.session import speed_line
 
@@ -148,6 +182,25 @@ def _batch(model: Model, source: str, target: str, parallel: int, sampling: dict
 def _so_far(progress: BatchProgress) -> str:
     failed = f", {progress.failed} with an error" if progress.failed else ""
     return f"{progress.done} of {progress.total} lines{failed}, {progress.generated_tokens} tokens"
+
+
+def _drafting(name: str | None, threads: int | None) -> AbstractContextManager[Model | None]:
+    from rwkv_cpu.terminal.loading import open_model
+
+    return nullcontext() if name is None else open_model(name, weight_format=None, threads=threads, warn=warn)
+
+
+def _logprobs(model: Model, reply: Reply) -> list[dict[str, Any]]:
+    """An entry for each token, as JSON has it."""
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        return {"token": model.tokenizer.decode([token]), "id": token, "logprob": logprob}
+
+    tops = reply.top_logprobs or [[]] * len(reply.tokens)
+    return [
+        {**entry(token, logprob), "top": [entry(*one) for one in top]}
+        for token, logprob, top in zip(reply.tokens, reply.logprobs, tops, strict=True)
+    ]
 
 
 def _what(
