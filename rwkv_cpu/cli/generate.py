@@ -107,6 +107,8 @@ def command(
     if batch is not None:
         if output is None or prompt is not None or file is not None or state is not None:
             raise WrongUse("--batch goes with -o OUT, and without -p, -f and --state", ctx)
+        if grammar is not None or logprobs is not None or draft_model is not None:
+            raise WrongUse("--batch goes without a form of the answer, --logprobs and --draft-model", ctx)
         if len(arguments) + (model_option is not None) > 1:
             raise WrongUse("one MODEL is expected", ctx)
         model_name = arguments[0] if arguments else model_option or "demo"
