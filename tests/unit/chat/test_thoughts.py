@@ -31,7 +31,7 @@ CASES = [
     ("", "<think", ("", "<think")),
     ("<think", ">a</think>\nb", ("a", "\nb")),
     ("<think", ">a</thin</think>b", ("a</thin", "b")),
-    ("<think", ">never ends </thi", ("never ends </thi", "")),
+    ("<think", ">never ends </th", ("never ends </th", "")),
     ("<think></think", ">\nb", ("", "\nb")),
     ("<think></think", "\nb", ("", "\nb")),
     ("<think></think", "", ("", "")),
