@@ -136,7 +136,7 @@ def command(
         start = None if state is None else model.load_state(state)
         reply = _generate(model, prompt_bytes, start, options, show=not as_json)
         if as_json:
-            result = {
+            result: dict[str, Any] = {
                 "text": reply.text,
                 "tokens": list(reply.tokens),
                 "finish_reason": reply.finish_reason,

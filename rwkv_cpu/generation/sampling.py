@@ -131,7 +131,8 @@ class SamplingParams:
         for token in banned:
             self._check_integer("banned", token, 2**32 - 1)
         object.__setattr__(self, "banned", tuple(int(token) for token in banned))
-        breakers = (self.dry_breakers,) if isinstance(self.dry_breakers, str) else tuple(self.dry_breakers)
+        given: Any = self.dry_breakers
+        breakers = (given,) if isinstance(given, str) else tuple(given)
         if not all(isinstance(text, str) and text for text in breakers):
             raise ArgumentError(f"dry_breakers must be texts of at least one character, not {self.dry_breakers!r}")
         object.__setattr__(self, "dry_breakers", breakers)
@@ -145,7 +146,8 @@ class SamplingParams:
         if not isinstance(self.logit_bias, Mapping):
             raise ArgumentError(f"logit_bias must map token ids to numbers, not {self.logit_bias!r}")
         checked = {}
-        for token, bias in self.logit_bias.items():
+        given: Mapping[Any, Any] = self.logit_bias
+        for token, bias in given.items():
             # JSON has text for keys, and so have the requests of OpenAI's clients.
             token = int(token) if isinstance(token, str) and token.isdecimal() else token
             self._check_integer("a token of logit_bias", token, 2**32 - 1)
