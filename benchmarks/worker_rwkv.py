@@ -9,15 +9,19 @@ import contextlib
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["RWKV_V7_ON"] = "1"
-os.environ.setdefault("RWKV_JIT_ON", "0" if "--no-jit" in sys.argv else "1")
+if "--no-jit" in sys.argv:
+    os.environ["PYTORCH_JIT"] = os.environ["RWKV_JIT_ON"] = "0"
 os.environ["RWKV_CUDA_ON"] = "0"
 
 import torch
 
 from benchmarks.protocol import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 def main() -> None:
@@ -70,7 +74,7 @@ def main() -> None:
         return {"zeros": counts[0] / counts[1]}
 
     name = f"rwkv {dtype} (torch {torch.__version__.partition('+')[0]})"
-    tasks = {"prefill": prefill, "decode": decode, "zeros": zeros}
+    tasks: dict[str, Callable[..., Mapping[str, float]]] = {"prefill": prefill, "decode": decode, "zeros": zeros}
     serve({"name": name, "isa": "", "n_vocab": n_vocab}, tasks)
 
 
