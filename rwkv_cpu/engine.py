@@ -629,6 +629,16 @@ def _progress(user: Any, done: int, total: int) -> None:
     _progress_callbacks[int(ffi.cast("uintptr_t", user))](done, total)
 
 
+_input_callbacks: dict[int, Callable[[str, NDArray[np.float32]], None]] = {}
+
+
+@ffi.def_extern(name="rwkvc_py_inputs")  # type: ignore[untyped-decorator]
+def _inputs(user: Any, tensor: Any, x: Any, n: int, cols: int, ld: int) -> None:
+    rows = np.frombuffer(ffi.buffer(x, 4 * ((n - 1) * ld + cols)), np.float32)
+    view = np.lib.stride_tricks.as_strided(rows, (n, cols), (4 * ld, 4), writeable=False)
+    _input_callbacks[int(ffi.cast("uintptr_t", user))](ffi.string(tensor).decode(), view)
+
+
 class Context:
     """An ``rwkvc_context``: threads, scratch memory, instruction set. One call at a time."""
 
@@ -675,11 +685,13 @@ class Context:
         cancel: Any = None,
         progress: Callable[[int, int], None] | None = None,
         out: NDArray[np.float32] | None = None,
+        inputs: Callable[[str, NDArray[np.float32]], None] | None = None,
     ) -> NDArray[np.float32]:
         """Advance every sequence by its tokens in one call; returns logits f32 [rows wanted, n_vocab], *out* if given.
 
         cancel: an ``int32_t *`` (CancelToken.pointer). progress(done, total) between chunks, on this thread; an
-        exception in it ends the call after the chunk (it sets cancel) and is raised here.
+        exception in it ends the call after the chunk (it sets cancel) and is raised here. inputs(tensor's name,
+        x f32 [T, cols]) before each matrix product, likewise; x is gone when it returns.
         Raises: TokenError, NonFiniteError, OutOfMemory, ForkedError, Cancelled; runs[i].n_done says how far each got.
         """
         raw = ffi.new("rwkvc_sequence[]", len(runs))
@@ -715,6 +727,8 @@ class Context:
             progress = _nothing  # Python looks at signals only when it runs: Ctrl-C then ends the call after a chunk
         if progress is not None:
             _listen(options, flag, progress, failure)
+        if inputs is not None:
+            _watch(options, flag, inputs, failure)
         target = ffi.from_buffer("float[]", logits, require_writable=True) if rows else ffi.NULL
         try:
             status = lib.rwkvc_forward(self.raw, model.raw, raw, len(runs), target, options)
@@ -722,6 +736,7 @@ class Context:
             with _progress_lock:
                 _progress_callbacks.pop(id(options), None)
                 _progress_failures.pop(id(options), None)
+                _input_callbacks.pop(id(options), None)
         for entry, run in zip(raw, runs, strict=True):
             run.n_done = entry.n_done
         if failure:
@@ -792,6 +807,24 @@ def _listen(options: Any, flag: Any, progress: Callable[[int, int], None], failu
     with _progress_lock:
         _progress_callbacks[key], _progress_failures[key] = report, failed
     options.progress, options.user = lib.rwkvc_py_progress, ffi.cast("void *", key)
+
+
+def _watch(
+    options: Any, flag: Any, inputs: Callable[[str, NDArray[np.float32]], None], failure: list[BaseException]
+) -> None:
+    """Route the engine's inputs of products to *inputs*; its exception stops the call through the cancel flag."""
+
+    def show(name: str, x: NDArray[np.float32]) -> None:
+        try:
+            if not failure:
+                inputs(name, x)
+        except BaseException as error:  # noqa: BLE001  raised where the call was made
+            failure.append(error)
+            flag[0] = 1
+
+    with _progress_lock:
+        _input_callbacks[id(options)] = show
+    options.inputs, options.user = lib.rwkvc_py_inputs, ffi.cast("void *", id(options))
 
 
 def _nothing(_done: int, _total: int) -> None:

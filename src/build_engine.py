@@ -23,8 +23,11 @@ COMPILE_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", 
 LINK_FLAGS = ["-pthread"]
 STRIP_FLAGS = ["-Wl,-s"]  # the interpreter's own CFLAGS usually ask for debug information: 10 times the size
 
-# Glue that only Python needs, not part of the C interface: rwkvc_forward_options.progress points here.
-PYTHON_CALLBACKS = 'extern "Python" void rwkvc_py_progress(void *, uint64_t, uint64_t);\n'
+# Glue that only Python needs, not part of the C interface: rwkvc_forward_options' callbacks point here.
+PYTHON_CALLBACKS = """
+extern "Python" void rwkvc_py_progress(void *, uint64_t, uint64_t);
+extern "Python" void rwkvc_py_inputs(void *, const char *, const float *, uint64_t, uint64_t, uint64_t);
+"""
 
 # The generated wrapper is not ours to mend: it has unused parameters by design.
 PREAMBLE = """

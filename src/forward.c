@@ -411,9 +411,9 @@ rwkvc_status rwkvc_forward(rwkvc_context *ctx, const rwkvc_model *model, rwkvc_s
               .first_row = take(&ctx->batch, n_seq * sizeof(uint64_t)),
               .parts = take(&ctx->batch, most_parts * sizeof(part)),
               .segments = take(&ctx->batch, most_parts * sizeof(rwkvc_segment)),
-              .pass = {.model = model, .kernels = ctx->kernels, .pool = ctx->pool}};
+              .pass = {.model = model, .kernels = ctx->kernels, .pool = ctx->pool, .options = &o}};
     c.pass.segments = c.segments;
-    uint64_t environment = rwkvc_float_environment();
+    uint64_t environment = c.pass.host_environment = rwkvc_float_environment();
     rwkvc_pool_cancel_flag(ctx->pool, o.cancel);
     rwkvc_status status = run(&c, &o, environment);
     rwkvc_pool_cancel_flag(ctx->pool, NULL);

@@ -41,6 +41,8 @@ typedef struct rwkvc_pass {
     rwkvc_scratch scratch;
     uint8_t **thread_memory; /* [threads], each rwkvc_thread_bytes(model) */
     rwkvc_value_reads *value_reads;
+    const rwkvc_forward_options *options;
+    uint64_t host_environment; /* of floats, for the host's callbacks */
 } rwkvc_pass;
 
 /* ------------------------------------------------------------------------- scratch (forward.c) */

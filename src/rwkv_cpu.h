@@ -322,6 +322,9 @@ typedef struct {
     const int32_t *cancel; /* polled; non-zero stops the call within milliseconds. NULL: never */
     void (*progress)(void *user, uint64_t tokens_done, uint64_t tokens_total); /* between chunks, caller's thread */
     void *user;
+    /* Sees what each matrix product reads, just before it runs, on the caller's thread (calibration): the weight's name
+     * and its inputs x [n, cols] in f32, `ld` floats from row to row. x is gone when it returns. NULL: none */
+    void (*inputs)(void *user, const char *tensor, const float *x, uint64_t n, uint64_t cols, uint64_t ld);
 } rwkvc_forward_options;
 
 /* Advance n_seq independent sequences by their tokens: prefill, batched decode and the checking of

@@ -242,9 +242,24 @@ static void run_item(void *arg, uint32_t item, uint32_t thread) {
     units(r->pass, &r->products[i], first, last, thread);
 }
 
+/* Hand the products' inputs to the host, in the host's environment of floats. */
+static void show_inputs(const rwkvc_pass *pass, const rwkvc_linear *products, uint32_t n) {
+    const rwkvc_model *model = pass->model;
+    rwkvc_float_restore(pass->host_environment);
+    for (uint32_t p = 0; p < n; p++) {
+        const rwkvc_input *input = products[p].input;
+        uint32_t i = 0;
+        while (model->data + model->infos[i].offset != products[p].weight->data) i++;
+        pass->options->inputs(pass->options->user, model->infos[i].name, input->rows, input->n_tokens, input->cols,
+                              input->ld);
+    }
+    rwkvc_float_environment();
+}
+
 bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint32_t n) {
     region r = {.pass = pass, .products = products};
     uint64_t bytes = 0;
+    if (pass->options->inputs) show_inputs(pass, products, n);
     for (uint32_t i = 0; i < n; i++) bytes += unit_bytes(products[i].weight) * n_units(products[i].weight);
     /* at least four items a thread, at most ITEM_BYTES of weights, less when many tokens use them */
     uint64_t target =

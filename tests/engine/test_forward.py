@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ISAS = [isa.name for isa in engine.isas() if isa.usable]
+PRODUCTS = (engine.KIND_MATRIX, engine.KIND_LOW_RANK, engine.KIND_VALUE, engine.KIND_HEAD)
 TOKENS = np.random.default_rng(7).integers(0, 320, 150).astype(np.uint32)
 
 
@@ -292,6 +293,38 @@ except KeyboardInterrupt:
 """
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
         assert (run.returncode, run.stdout, run.stderr) == (0, "stopped\n", "")
+
+
+def test_the_inputs_of_every_product_are_shown(model: Model) -> None:
+    """Calibration: what W multiplies, once for each token and weight; the result does not change."""
+    seen: dict[str, list[np.ndarray]] = {}
+
+    def show(name: str, x: np.ndarray) -> None:
+        seen.setdefault(name, []).append(x.copy())
+
+    state: np.ndarray = np.empty(model.state_bytes // 4, np.float32)
+    run = engine.SequenceRun(TOKENS, None, state, "all")
+    opened = model._opened()
+    logits = model.context.forward(opened, [run], inputs=show)
+    assert logits.tobytes() == model.forward(TOKENS, logits="all")[0].tobytes()
+    products = {info.name: info for info in opened.tensors() if info.kind in PRODUCTS}
+    assert set(products) == set(seen)
+    for name, rows in seen.items():
+        x = np.concatenate(rows)
+        assert x.shape == (len(TOKENS), products[name].cols)
+        assert np.isfinite(x).all()
+    head = products["head.weight"]
+    weight = engine.unpack(head, opened.bytes_of(head.name))
+    assert np.abs(np.concatenate(seen[head.name]) @ weight.T - logits).max() < 1e-3
+
+
+def test_an_error_in_the_inputs_callback_comes_out(model: Model) -> None:
+    def fail(_name: str, _x: np.ndarray) -> None:
+        raise KeyError("mine")
+
+    run = engine.SequenceRun(TOKENS, None, np.empty(model.state_bytes // 4, np.float32))
+    with pytest.raises(KeyError, match="mine"):
+        model.context.forward(model._opened(), [run], inputs=fail)
 
 
 def test_a_progress_callback_cannot_close_the_running_model(model: Model) -> None:
