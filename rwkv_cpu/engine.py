@@ -15,6 +15,7 @@ import numpy as np
 
 from . import errors
 from .config import ModelConfig
+from .errors import ArgumentError
 
 try:
     from ._engine import ffi, lib
@@ -46,6 +47,7 @@ __all__ = [
     "KIND_VECTOR",
     "Config",
     "Context",
+    "GroupChoice",
     "IsaInfo",
     "OpenModel",
     "PartCost",
@@ -399,6 +401,51 @@ def pack_integers(
     raw.data = ffi.cast("void *", kept_integers.ctypes.data)
     raw.scales = ffi.cast("uint16_t *", kept_scales.ctypes.data)
     _pack(info, raw, first, last, dst, book)
+
+
+class GroupChoice:
+    """One group of at most 32 inputs of a matrix whose integers and scales are to be chosen; see ``rwkvc_choice``.
+
+    Args: weights, targets: f32 [rows, n]. feedback: f32 [n, n], used above the diagonal. importance: f32 [n].
+        integers: int8 [rows, n], scales: f16 [rows], errors: f32 [rows, n]: written. All may be slices of larger arrays
+        whose last axis is contiguous (scales: any).
+    """
+
+    def __init__(
+        self,
+        *,
+        format: int,  # noqa: A002  its name everywhere
+        book: NDArray[np.int8] | None,
+        weights: NDArray[np.float32],
+        targets: NDArray[np.float32],
+        feedback: NDArray[np.float32],
+        importance: NDArray[np.float32],
+        integers: NDArray[np.int8],
+        scales: NDArray[np.float16],
+        errors: NDArray[np.float32],
+    ) -> None:
+        raw = ffi.new("rwkvc_choice *")
+        raw.struct_size, raw.format, raw.n_inputs = ffi.sizeof("rwkvc_choice"), format, weights.shape[1]
+        self._kept = (raw, book, weights, targets, feedback, importance, integers, scales, errors)
+        for name, array, kind in (
+            ("weights", weights, "float *"),
+            ("targets", targets, "float *"),
+            ("feedback", feedback, "float *"),
+            ("integers", integers, "int8_t *"),
+            ("scales", scales, "uint16_t *"),
+            ("errors", errors, "float *"),
+        ):
+            if array.ndim == 2 and array.strides[1] != array.itemsize:
+                raise ArgumentError(f"{name}: rows must be contiguous")
+            setattr(raw, name, ffi.cast(kind, array.ctypes.data))
+            setattr(raw, f"ld_{name}", array.strides[0] // array.itemsize)
+        raw.importance = ffi.cast("float *", importance.ctypes.data)
+        raw.book = ffi.NULL if book is None else ffi.cast("int8_t *", book.ctypes.data)
+        self._raw = raw
+
+    def run(self, first: int, last: int) -> None:
+        """Choose for rows *first*..*last* - 1; ranges may run in several threads at once. Raises: NonFiniteError."""
+        check(lib.rwkvc_choose_group(self._raw, first, last))
 
 
 def _pack(info: TensorInfo, raw: Any, first: int, last: int, dst: Any, book: NDArray[np.int8] | None) -> None:

@@ -221,6 +221,28 @@ rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *sourc
 /* The stored values as f32 [rows, cols], rows first..last-1 to dst. */
 rwkvc_status rwkvc_unpack(const rwkvc_tensor_info *info, const void *packed, uint64_t first, uint64_t last, float *dst);
 
+/* Calibrated quantisation of one group of inputs (columns c .. c + n_inputs - 1, n_inputs <= 32) of a matrix: choose
+ * scale and integers of each row so that sum over k of importance[k] * (target'[k] - stored[k])^2 is least, where the
+ * inputs go in order and target'[k] = targets[k] + sum over j < k of feedback[j, k] * (weights[j] - stored[j]).
+ * All row-major with `ld` elements from row to row. */
+typedef struct {
+    uint32_t struct_size;
+    uint32_t format;    /* of integers */
+    const int8_t *book; /* q4: [16], ascending */
+    uint64_t n_inputs;
+    const float *weights;    /* [rows, n_inputs] */
+    const float *targets;    /* [rows, n_inputs]: weights, with the errors of earlier groups made up for */
+    const float *feedback;   /* [n_inputs, n_inputs], above the diagonal; NULL: none */
+    const float *importance; /* [n_inputs] */
+    int8_t *integers;        /* out, as RWKVC_DTYPE_INTEGERS has them */
+    uint16_t *scales;        /* out: f16, one a row */
+    float *errors;           /* out: weights - stored */
+    uint64_t ld_weights, ld_targets, ld_feedback, ld_integers, ld_scales, ld_errors;
+} rwkvc_choice;
+/* Rows first..last-1; any ranges may run at once in several threads. The same bits on every instruction set.
+ * E_ARGUMENT, E_NONFINITE. */
+rwkvc_status rwkvc_choose_group(const rwkvc_choice *choice, uint64_t first, uint64_t last);
+
 /* Lay a file out: from tensors[i].format, .kind, .rows, .cols fill .offset and .size_bytes, first the
  * table's own place: tensors[0].offset = rwkvc_table_bytes(n). Model tensors come first, in the
  * config's order; then BYTES tensors, which bring name and cols = their length. */

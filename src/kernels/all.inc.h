@@ -7,6 +7,7 @@
 #include "kernels/matmul_integer.inc.h"
 #include "kernels/measure.inc.h"
 #include "kernels/pack.inc.h"
+#include "kernels/feedback.inc.h"
 #include "kernels/heads.inc.h"
 
 #include "kernels/wkv4.inc.h"
@@ -26,6 +27,7 @@ const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .value_sparse = {OF_FORMATS(value_sparse), [RWKVC_FORMAT_Q8] = KERNEL(value_sparse_8)},
     .value_repack = {OF_FORMATS(value_repack), [RWKVC_FORMAT_Q8] = KERNEL(value_repack_8)},
     .quantise = {OF_FORMATS(quantise), [RWKVC_FORMAT_Q8] = KERNEL(quantise_8)},
+    .quantise_feedback = KERNEL(quantise_feedback),
     .pack_lines = {OF_FORMATS(pack_lines), [RWKVC_FORMAT_Q8] = KERNEL(pack_lines_8)},
     .widen = KERNEL(widen),
     .plain_panels = KERNEL(plain_panels),

@@ -89,6 +89,14 @@ typedef struct {
     uint64_t part, state_step;
 } rwkvc_wkv4;
 
+/* 16 rows x 32 inputs to be quantised with feedback, a row a lane. */
+typedef struct {
+    const float *weights;    /* [32, 16] */
+    const float *targets;    /* [32, 16] weights plus what the errors of earlier groups add */
+    const float *feedback;   /* [32, 32] row j, column k > j: share of input j's error that input k takes; NULL: none */
+    const float *importance; /* [32] of each input's squared error */
+} rwkvc_feedback;
+
 typedef struct {
     const char *name;
     uint32_t q8_tile, plain_tile;
@@ -111,6 +119,9 @@ typedef struct {
                                           uint32_t groups, uint8_t *panels);
     /* Integers q[32, 16] and scales[16] of 16 rows x 32 inputs x[32, 16]. book: 16 ascending values (q4 only). */
     void (*quantise[RWKVC_N_FORMATS])(const float *x, const int8_t *book, int8_t *q, uint16_t *scales);
+    /* The same with feedback, for any number of bits. error[32, 16]: weights less what is stored. */
+    void (*quantise_feedback)(const rwkvc_feedback *f, uint32_t bits, const int8_t *book, int8_t *q, uint16_t *scales,
+                              float *error);
     /* Such integers as the lines of a MATRIX's group. */
     void (*pack_lines[RWKVC_N_FORMATS])(const int8_t *q, uint8_t *lines);
 

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the inputs of every product look like: the model itself, run over a text and over what it writes by itself.
+
+The reference is the model in f32 (small ones) or q8, in a temporary file that has no name any more while it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import mmap
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkv_cpu import engine
+from rwkv_cpu.errors import ArgumentError, Cancelled, ModelNotFoundError, RwkvError
+from rwkv_cpu.modelfile import read_header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from rwkv_cpu.cancel import CancelToken
+    from rwkv_cpu.tokenizer.base import Tokenizer
+
+__all__ = ["DEFAULT_TEXT", "Reference", "aligned", "default_text", "divergence", "read_text", "sample", "text_sequences"]
+
+_log = logging.getLogger("rwkv_cpu")
+
+DEFAULT_TEXT = "default"
+TEXT_TOKENS = 512  # of one sequence of text
+MAX_TEXT_TOKENS = 16 * TEXT_TOKENS
+MIN_TEXT_TOKENS = 1024  # fewer say little about the inputs
+SAMPLES, SAMPLE_TOKENS = 32, 256
+_MAX_TEXT_BYTES = 64 << 20
+_CHUNK = 1024  # tokens of a pass: products of the inputs with themselves are worth it
+_SEED = 0
+_TEXT_HINT = "Give a plain UTF-8 text of some pages, of the kind that the model will be used for."
+
+
+def default_text() -> str:
+    """The built-in text; what it consists of stands in its first lines and in the NOTICE beside it."""
+    return resources.files("rwkv_cpu").joinpath("data", "calibration.txt").read_text("utf-8")
+
+
+def read_text(path: str | Path) -> str:
+    """A user's calibration text. Raises: ModelNotFoundError, ArgumentError, RwkvError."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > _MAX_TEXT_BYTES:
+            raise ArgumentError(f"{path}: too large for a calibration text", hint=_TEXT_HINT)
+        return path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path}: no such file", hint=_TEXT_HINT) from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{path}: this is not UTF-8 text", hint=_TEXT_HINT) from error
+    except OSError as error:
+        raise RwkvError(f"{path}: cannot be read: {error.strerror}", hint=_TEXT_HINT) from error
+
+
+class Reference:
+    """The unquantised model, run for its inputs and logits; its weights may be replaced for a while.
+
+    Args:
+        path: a .rwkv file, which is removed (at once where the system allows it, else by close()).
+        threads: of its context; None: the physical cores.
+        cancel: ends any call.
+    """
+
+    def __init__(self, path: Path, threads: int | None, cancel: CancelToken | None) -> None:
+        self._path = path
+        self._cancel = cancel
+        info = read_header(path)
+        self._data = info.data_offset
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        with contextlib.suppress(OSError):  # a system that cannot remove what is mapped
+            path.unlink()
+        self.model = engine.OpenModel(self._map, str(path))
+        self.infos = {tensor.name: tensor for tensor in self.model.tensors()}
+        self._context = engine.Context(threads, chunk=_CHUNK)
+        self.n_vocab: int = self.model.config.public().n_vocab
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model, and of the file."""
+        self._context.close()
+        self.model.close()
+        with contextlib.suppress(BufferError):
+            self._map.close()
+        self._path.unlink(missing_ok=True)
+
+    def _bytes(self, name: str) -> NDArray[np.uint8]:
+        info = self.infos[name]
+        return np.frombuffer(self._map, np.uint8, info.size_bytes, self._data + info.offset)
+
+    def weights(self, name: str) -> NDArray[np.float32]:
+        """A tensor's values, f32 [rows, cols]."""
+        return engine.unpack(self.infos[name], self._bytes(name))
+
+    @contextlib.contextmanager
+    def replaced(self, names: Sequence[str], change: Callable[[str, NDArray[np.float32]], Any]) -> Iterator[None]:
+        """Run with change(name, weights) instead of some tensors' weights."""
+        kept = {name: self._bytes(name).copy() for name in names}
+        try:
+            for name in names:
+                info = self.infos[name]
+                values = np.ascontiguousarray(change(name, self.weights(name)), np.float32)
+                source = values.T if info.transposed else values
+                packed = aligned(info.size_bytes)
+                engine.pack(info, source.reshape(info.shape), "f32", 0, engine.packed_panels(info), packed)
+                self._bytes(name)[:] = packed
+            yield
+        finally:
+            for name, data in kept.items():
+                self._bytes(name)[:] = data
+
+    def run(
+        self,
+        sequences: Sequence[NDArray[np.uint32]],
+        logits: bool = False,
+        inputs: Callable[[str, NDArray[np.float32]], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Each sequence from an empty state; logits f32 [all tokens, V] or nothing. Raises: Cancelled."""
+        floats = self.model.state_floats
+        runs = [
+            engine.SequenceRun(tokens, None, np.empty(floats, np.float32), "all" if logits else "none")
+            for tokens in sequences
+        ]
+        pointer = None if self._cancel is None else self._cancel.pointer
+        if self._cancel is not None and self._cancel.cancelled:
+            raise Cancelled("the conversion was cancelled")
+        return self._context.forward(self.model, runs, cancel=pointer, inputs=inputs)
+
+    def step(
+        self, tokens: NDArray[np.uint32], states: NDArray[np.float32], after: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """One token of each sequence: logits f32 [n, V]. states, after: f32 [n, state_floats]."""
+        runs = [
+            engine.SequenceRun(np.ascontiguousarray(tokens[i : i + 1]), states[i], after[i]) for i in range(len(tokens))
+        ]
+        pointer = None if self._cancel is None else self._cancel.pointer
+        return self._context.forward(self.model, runs, cancel=pointer)
+
+    def batches(self, sequences: Sequence[NDArray[np.uint32]]) -> Iterator[list[NDArray[np.uint32]]]:
+        """In passes of the context."""
+        batch: list[NDArray[np.uint32]] = []
+        for tokens in sequences:
+            if batch and sum(map(len, batch)) + len(tokens) > _CHUNK:
+                yield batch
+                batch = []
+            batch.append(tokens)
+        if batch:
+            yield batch
+
+    def hessians(
+        self,
+        sequences: Sequence[NDArray[np.uint32]],
+        names: Sequence[str],
+        on_tokens: Callable[[int], None],
+    ) -> dict[str, NDArray[np.float32]]:
+        """E[x xᵀ] of some products' inputs, f32 [cols, cols] by the weight's name.
+
+        The head's inputs weigh as much as the model is undecided there: an error hardly moves a sure prediction.
+        """
+        wanted = dict.fromkeys(names)
+        last = max(names, key=list(self.infos).index)
+        sums: dict[str, NDArray[np.float32]] = {}
+        rows: dict[str, NDArray[np.float32]] = {}
+
+        def see(name: str, x: NDArray[np.float32]) -> None:
+            if name not in wanted:
+                return
+            if self.infos[name].kind == engine.KIND_HEAD:
+                rows[name] = x.copy()
+            else:
+                x = np.ascontiguousarray(x)
+                product = x.T @ x
+                sums[name] = sums[name] + product if name in sums else product
+            if name == last and name not in rows:
+                raise _EnoughError
+
+        head = any(self.infos[name].kind == engine.KIND_HEAD for name in names)
+        for batch in self.batches(sequences):
+            with contextlib.suppress(_EnoughError):
+                logits = self.run(batch, head, see)
+            for name in list(rows):
+                x = rows.pop(name)
+                undecided = 1 - np.square(_probabilities(logits)).sum(1)
+                product = (x * undecided[:, None]).T @ x
+                sums[name] = sums[name] + product if name in sums else product
+            on_tokens(sum(map(len, batch)))
+        return sums
+
+    def likelihood(self, sequences: Sequence[NDArray[np.uint32]]) -> float:
+        """Mean loss of the next token, nats."""
+        total, count = 0.0, 0
+        for batch in self.batches(sequences):
+            logits = self.run(batch, logits=True)
+            row = 0
+            for tokens in batch:
+                own = _log_softmax(logits[row : row + len(tokens) - 1])
+                total -= float(own[np.arange(len(tokens) - 1), tokens[1:]].sum(dtype=np.float64))
+                count += len(tokens) - 1
+                row += len(tokens)
+        return total / max(count, 1)
+
+
+class _EnoughError(Exception):
+    """All inputs that are wanted were seen: the rest of the pass is not needed."""
+
+
+def sample(reference: Reference, on_tokens: Callable[[int], None]) -> list[NDArray[np.uint32]]:
+    """What the model writes by itself from token 0 at temperature 1: text of its own kind, whatever its tokenizer."""
+    random = np.random.default_rng(_SEED)
+    floats = reference.model.state_floats
+    states = [np.empty((SAMPLES, floats), np.float32) for _ in range(2)]
+    for state in states[0]:
+        reference.model.init_state(state)
+    tokens: NDArray[np.uint32] = np.zeros((SAMPLES, SAMPLE_TOKENS), np.uint32)
+    for t in range(SAMPLE_TOKENS - 1):
+        logits = reference.step(tokens[:, t], *states)
+        # The largest of logits + Gumbel noise is a draw from the softmax.
+        tokens[:, t + 1] = (logits + random.gumbel(size=logits.shape)).argmax(1)
+        states.reverse()
+        on_tokens(SAMPLES)
+    return list(tokens)
+
+
+def text_sequences(
+    reference: Reference, tokenizer: Tokenizer, text: str, where: str, *, required: bool
+) -> list[NDArray[np.uint32]]:
+    """Pieces of a text, spread over all of it.
+
+    Args: where: its name, for errors. required: fail where the text does not fit the model; else leave it out.
+    Raises: ArgumentError: too short, or the tokenizer is not the model's.
+    """
+    ids = np.asarray(tokenizer.encode(text), np.uint32)
+    if len(ids) < MIN_TEXT_TOKENS:
+        raise ArgumentError(
+            f"{where}: {len(ids)} tokens are too few for a calibration: at least {MIN_TEXT_TOKENS} are needed",
+            hint=_TEXT_HINT,
+        )
+    if int(ids.max()) >= reference.n_vocab:
+        raise _foreign(where, f"it makes token {int(ids.max())}, the model has {reference.n_vocab}")
+    n = min(len(ids), MAX_TEXT_TOKENS) // TEXT_TOKENS
+    begins = np.linspace(0, len(ids) - TEXT_TOKENS, n).astype(int)
+    pieces = [np.ascontiguousarray(ids[at : at + TEXT_TOKENS]) for at in begins]
+    probe = pieces[:: max(1, len(pieces) // 4)]
+    random = np.random.default_rng(_SEED)
+    in_order = reference.likelihood(probe)
+    shuffled = reference.likelihood([random.permutation(piece) for piece in probe])
+    if in_order < shuffled and in_order < math.log(reference.n_vocab):
+        return pieces
+    if required and in_order >= shuffled:
+        raise _foreign(where, f"the model likes its tokens no better in order than shuffled ({in_order:.1f} nats each)")
+    _log.info("%s: foreign to this model (%.1f nats a token)", where, in_order)
+    return pieces if required else []
+
+
+def _foreign(where: str, why: str) -> ArgumentError:
+    return ArgumentError(
+        f"{where}: this model was not trained with this tokenizer: {why}",
+        hint="Give the model's own with --tokenizer FILE, or leave the text out with --no-calibration.",
+    )
+
+
+def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean KL(reference‖other) of logits [T, V], nats."""
+    a, b = _log_softmax(reference), _log_softmax(other)
+    return float((np.exp(a) * (a - b)).sum(1, dtype=np.float64).mean())
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = logits - logits.max(1, keepdims=True)
+    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result
+
+
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = np.exp(_log_softmax(logits))
+    return result
+
+
+def aligned(size_bytes: int) -> NDArray[np.uint8]:
+    """Zeros (the padding's value), aligned as the engine wants packed tensors."""
+    whole = np.zeros(size_bytes + 64, np.uint8)
+    skip = -whole.ctypes.data % 64
+    return whole[skip : skip + size_bytes]
