@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rwkv_cpu.quantize.calibration import Reference
+    from rwkv_cpu.quantize.calibration import Clusters, Reference
 
-__all__ = ["BOOK", "INTEGERS", "PRODUCTS", "Calibrator", "pack_calibrated"]
+__all__ = ["BOOK", "INTEGERS", "PRODUCTS", "Calibrator", "pack_calibrated", "tensor_work"]
 
 # The 16 values that lose least of a normal distribution whose groups of 32 are scaled by their largest member: fixed
 # point of Lloyd's algorithm with the search for scales that follows here. Books of a tensor's own gained 1 to 3 %.
@@ -44,7 +44,8 @@ class Calibrator:
 
     Args:
         reference: the model. sequences: tokens to run.
-        weights: what the file consists of. on_tokens: called with the number of tokens that were run.
+        weights: what the file consists of. on_work: called with the work done so far,
+            in terms of bytes packed; expected_work of it in all.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class Calibrator:
         reference: Reference,
         sequences: Sequence[NDArray[np.uint32]],
         weights: Sequence[engine.TensorInfo],
-        on_tokens: Callable[[int], None],
+        on_work: Callable[[int], None],
     ) -> None:
         self._reference = reference
         self._sequences = sequences
-        self._on_tokens = on_tokens
+        self._on_work = on_work
         self._metric: NDArray[np.float32] | None = None
         self._calibrated = [info for info in weights if info.format in INTEGERS and info.kind in PRODUCTS]
         self._embeddings = [
@@ -66,8 +67,20 @@ class Calibrator:
             info for info in weights if not (info.format in INTEGERS and info.kind in PRODUCTS | {engine.KIND_EMBEDDING})
         ]
 
+        self._passes = self._plan_passes(self._calibrated)
+        tokens = sum(map(len, sequences))
+        self._token_work = [self._work_per_token(group) for group in self._passes]
+        self.expected_work = tokens * sum(self._token_work)
+        self.expected_work += sum(tensor_work(info) for info in self._calibrated + self._embeddings)
+
+    def _work_per_token(self, group: Sequence[engine.TensorInfo]) -> int:
+        """Running up to the last of them, and the products of their inputs."""
+        n_layer = self._reference.model.config.public().n_layer
+        last = max(n_layer if info.layer is None else info.layer + 1 for info in group)
+        return self._reference.token_work * last // n_layer + sum(info.cols**2 for info in group) // 330
+
     @staticmethod
-    def passes(weights: Sequence[engine.TensorInfo]) -> list[list[engine.TensorInfo]]:
+    def _plan_passes(weights: Sequence[engine.TensorInfo]) -> list[list[engine.TensorInfo]]:
         """Tensors whose Hessians are collected together: as many as a quarter of the free memory holds."""
         budget = max(_MIN_BUDGET_BYTES, (available_bytes() or 0) // 4)
         groups: list[list[engine.TensorInfo]] = [[]]
@@ -83,15 +96,19 @@ class Calibrator:
             used += size
         return groups if groups[0] else []
 
-    def tensors(self) -> Iterator[tuple[engine.TensorInfo, NDArray[np.float32] | None]]:
+    def tensors(self) -> Iterator[tuple[engine.TensorInfo, NDArray[np.float32] | Clusters | None]]:
         """Every tensor of the plan with the Hessian of its inputs (None: is packed as it is). Embeddings come last."""
         for info in self._others:
             yield info, None
-        for group in self.passes(self._calibrated):
-            found = self._reference.hessians(self._sequences, [info.name for info in group], self._on_tokens)
+        for group, work in zip(self._passes, self._token_work, strict=True):
+            names = [info.name for info in group]
+            found, head = self._reference.hessians(self._sequences, names, lambda n, work=work: self._on_work(n * work))
             for info in group:
                 self._see(info)
-                yield info, found.pop(info.name)
+                if info.kind == engine.KIND_HEAD and head is not None:
+                    yield info, head
+                else:
+                    yield info, found.pop(info.name)
         for info in self._embeddings:
             if self._metric is None or info.name != "emb.weight":
                 yield info, np.eye(info.cols, dtype=np.float32)
@@ -115,18 +132,33 @@ class Calibrator:
         self._metric = product if self._metric is None else self._metric + product
 
 
+def tensor_work(info: engine.TensorInfo) -> int:
+    """Choosing the integers of a tensor, in terms of bytes packed."""
+    return info.rows * info.cols * (100 + info.cols // 330) + info.cols**3 // 500
+
+
 def pack_calibrated(
     info: engine.TensorInfo,
     weights: NDArray[np.float32],
-    hessian: NDArray[np.float32],
+    hessian: NDArray[np.float32] | Clusters,
     packed: NDArray[np.uint8],
     run: Callable[[Callable[[int, int], Any], int], None],
 ) -> None:
     """Choose integers for *weights* [rows, cols] and pack them; run(function, n) covers 0..n in ranges, in threads."""
     book = BOOK if info.format == engine.FORMAT_Q4 else None
-    chosen = choose(info, weights, factor(hessian), book, run)
+    if isinstance(hessian, np.ndarray):
+        chosen = choose(info, weights, factor(hessian), book, run)
+        integers, scales = chosen.integers, chosen.scales
+    else:
+        integers = np.zeros(weights.shape, np.int8)
+        scales = np.zeros((len(weights), -(-info.cols // 32)), np.float16)
+        for c, own in enumerate(hessian.hessians):
+            rows = np.flatnonzero(hessian.cluster == c)
+            if len(rows):
+                chosen = choose(info, weights[rows], factor(own), book, run)
+                integers[rows], scales[rows] = chosen.integers, chosen.scales
 
     def pack(first: int, last: int) -> None:
-        engine.pack_integers(info, chosen.integers, chosen.scales, first, last, packed, chosen.book)
+        engine.pack_integers(info, integers, scales, first, last, packed, book)
 
     run(pack, engine.packed_panels(info))

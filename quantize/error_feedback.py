@@ -40,14 +40,12 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A tensor as the file holds it: *integers* int8 [rows, cols], *scales* f16 [rows, groups], a q4 *book* int8 [16].
-
-    squared_error: Σ (w - q) H (w - q)ᵀ in the units of H. norm: Σ w H wᵀ likewise.
+    """A tensor as the file holds it: *integers* int8 [rows, cols], *scales* f16 [rows, groups]; *errors* f32 are what
+    the stored weights lack.
     """
 
     integers: NDArray[np.int8]
     scales: NDArray[np.float16]
-    book: NDArray[np.int8] | None
     errors: NDArray[np.float32]
 
 
@@ -69,7 +67,7 @@ def factor(hessian: NDArray[np.float32]) -> Feedback:
                 raise
             damping *= 10
     diagonal = upper.diagonal().copy()
-    feedback: NDArray[np.float32] = upper / diagonal
+    feedback: NDArray[np.float32] = np.ascontiguousarray(upper / diagonal)
     return Feedback(feedback, np.square(diagonal))
 
 
@@ -113,4 +111,4 @@ def choose(
                 errors=errors[:, own],
             )
             run_rows(group.run, rows)
-    return Chosen(integers, scales, book, errors)
+    return Chosen(integers, scales, errors)

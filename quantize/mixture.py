@@ -15,9 +15,9 @@ import numpy as np
 
 from rwkv_cpu import engine
 from rwkv_cpu.errors import ArgumentError
-from rwkv_cpu.memory import human_bytes
+from rwkv_cpu.memory import aligned_zeros, human_bytes
 from rwkv_cpu.quantize.calibrated import INTEGERS, PRODUCTS
-from rwkv_cpu.quantize.calibration import aligned, divergence
+from rwkv_cpu.quantize.calibration import divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
     from rwkv_cpu.quantize.calibration import Reference
 
-__all__ = ["LADDER", "Sensitivity", "allocate", "measure", "parts"]
+__all__ = [
+    "LADDER",
+    "Sensitivity",
+    "allocate",
+    "check_room",
+    "integer_tensors",
+    "measure",
+    "parts",
+    "tokens_to_run",
+]
 
 # Formats from the smallest on, and the divergence of a tensor relative to q4: squared errors of normally distributed
 # weights after the search for scales (measured on the two trained checkpoints: 0.30, 0.073, 0.0048).
@@ -73,11 +82,7 @@ def measure(
     on_tokens: Callable[[int], None],
 ) -> list[Sensitivity]:
     """What each part costs in q4. Runs the model once for each part, over a few thousand tokens."""
-    most = max(1024, min(_TOKENS, _LOGITS_BYTES // (4 * reference.n_vocab)))
-    chosen: list[NDArray[np.uint32]] = []
-    for tokens in sequences:
-        if sum(map(len, chosen)) + len(tokens) <= most:
-            chosen.append(tokens)
+    chosen = _probe(reference, sequences)
     batches = list(reference.batches(chosen))
     exact = [reference.run(batch, logits=True) for batch in batches]
     found = []
@@ -93,10 +98,47 @@ def measure(
     return found
 
 
+def _probe(reference: Reference, sequences: Sequence[NDArray[np.uint32]]) -> list[NDArray[np.uint32]]:
+    """Sequences to measure with: their logits are kept. From the end, where a text stands behind the samples."""
+    most = max(1024, min(_TOKENS, _LOGITS_BYTES // (4 * reference.n_vocab)))
+    chosen: list[NDArray[np.uint32]] = []
+    for tokens in (*sequences[1::2], *sequences[::2]):
+        if sum(map(len, chosen)) + len(tokens) <= most:
+            chosen.append(tokens)
+    return chosen
+
+
+def tokens_to_run(
+    reference: Reference, sequences: Sequence[NDArray[np.uint32]], weights: Sequence[engine.TensorInfo]
+) -> int:
+    """How many measure() runs."""
+    n = len(parts(weights, reference.model.config.public().n_layer))
+    return n * sum(map(len, _probe(reference, sequences)))
+
+
+def check_room(weights: Sequence[engine.TensorInfo], room_bytes: int, rest_bytes: int | None) -> None:
+    """Whether all fit in q4, before anything is measured. rest_bytes: of a file's size, what else is in it.
+
+    Raises: ArgumentError.
+    """
+    least = sum(engine.packed_bytes(info.with_format(LADDER[0][0])) for info in weights)
+    if room_bytes >= least:
+        return
+    numbers = sum(info.rows * info.cols for info in weights)
+    if rest_bytes is None:
+        wanted, possible = f"{8 * room_bytes / numbers:.2f} bits per weight", f"{8 * least / numbers:.2f}"
+    else:
+        wanted, possible = human_bytes(max(room_bytes + rest_bytes, 0)), human_bytes(least + rest_bytes)
+    raise ArgumentError(
+        f"this model cannot be made as small as {wanted}: with every matrix in q4 it has {possible}",
+        hint="Ask for more, or use a smaller model.",
+    )
+
+
 def _as_q4(reference: Reference) -> Callable[[str, NDArray[np.float32]], NDArray[np.float32]]:
     def change(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
         info = reference.infos[name].with_format(engine.FORMAT_Q4)
-        packed = aligned(engine.packed_bytes(info))
+        packed = aligned_zeros(engine.packed_bytes(info))
         source = np.ascontiguousarray(values.T) if info.transposed else values
         engine.pack(info, source.reshape(info.shape), "f32", 0, engine.packed_panels(info), packed)
         return engine.unpack(info, packed)
@@ -109,9 +151,7 @@ def allocate(
 ) -> dict[str, int]:
     """A format for each tensor of *sensitivities*: all together at most *room_bytes*.
 
-    Every step takes the tensor that gains most for each byte more.
-
-    Raises: ArgumentError: not even q4 fits.
+    Every step takes the tensor that gains most for each byte more. check_room() was asked before.
     """
     level: dict[str, int] = {}
     cost: dict[str, float] = {}
@@ -125,11 +165,6 @@ def allocate(
         return engine.packed_bytes(weights[name].with_format(LADDER[step][0]))
 
     used = sum(size(name, 0) for name in level)
-    if used > room_bytes:
-        raise ArgumentError(
-            f"the weights cannot be made as small as {human_bytes(room_bytes)}: all in q4 they take {human_bytes(used)}",
-            hint="Ask for more, or use a smaller model.",
-        )
     heap: list[tuple[float, int, str]] = []
 
     def offer(name: str) -> None:

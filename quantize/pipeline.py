@@ -6,9 +6,11 @@ Memory holds the tensor being packed and the one being written. The bytes do not
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import secrets
 import time
 import zlib
 from collections import deque
@@ -22,10 +24,12 @@ from rwkv_cpu import engine
 from rwkv_cpu._version import __version__
 from rwkv_cpu.checkpoint import Checkpoint, files_of, open_checkpoint
 from rwkv_cpu.errors import ArgumentError, Cancelled, OutOfMemory, RwkvError
+from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import ModelWriter, Place, build_header
 from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, find_tokenizer
-from rwkv_cpu.quantize.plan import Plan, make_plan, recognise
+from rwkv_cpu.quantize.plan import BLOCK_DTYPES, Plan, make_plan, mix, recognise
 from rwkv_cpu.quantize.report import Report
+from rwkv_cpu.tokenizer import from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from rwkv_cpu.cancel import CancelToken
+    from rwkv_cpu.quantize.calibrated import Calibrator
+    from rwkv_cpu.quantize.calibration import Clusters, Reference
 
 __all__ = ["quantize"]
 
@@ -44,13 +50,18 @@ _MAX_WAITING_BYTES = 64 << 20
 _UNIT_BYTES = 1 << 18  # least work worth handing to another thread
 _PROGRESS_SECONDS = 0.05
 _NO_SHA = "0" * 64
+_MAX_EXACT_BYTES = 1 << 29  # models up to this size in f32 are calibrated in f32, larger ones in q8
+_TABLE_ROOM = 256  # bytes a tensor that header and table take at most
 
 
 def quantize(
     source: str | Path,
     target: str | Path,
     *,
-    format: str = "q8",  # noqa: A002 (its name everywhere)
+    format: str | None = None,  # noqa: A002 (its name everywhere)
+    bits: float | None = None,
+    size_bytes: int | None = None,
+    calibration: str | Path | None = None,
     tokenizer: str | Path | None = None,
     chat_template: str | bytes | None = None,
     threads: int | None = None,
@@ -67,7 +78,14 @@ def quantize(
     Args:
         source: a trained checkpoint, recognised by its content: a file, or a directory of Hugging Face's layout.
         target: the file to write; appears complete or not at all.
-        format: how matrices are stored: "q8", "f16" or "f32". Vectors stay f32, low-rank pairs f16.
+        format: how matrices are stored: "q8" (the default), "q6", "q5", "q4", "f16" or "f32". Vectors stay f32, low-rank
+            pairs f16. In q4 and q5 the embedding, which is looked up and never multiplied, is q6.
+        bits: instead of a format: bits per weight of embedding, head and matrices together, 4.5 to 8.5. Each gets one of
+            q4, q5, q6 and q8, more bits where the model, run with this part in q4, diverges more.
+        size_bytes: likewise, for a file that is at most so large.
+        calibration: "default" (the built-in text) or a text file: run the model over it and over samples of its own, and
+            choose integers by what the inputs of each product look like. Takes minutes for a billion weights. None:
+            least squared error of the weights, in seconds. Without a tokenizer its own samples suffice.
         tokenizer: a World vocabulary, a sentencepiece model or a tokenizer.json; "none" for none; "optional" for none
             if none is found. Not given: the checkpoint's own, FILE.model beside it, World's where the vocabulary has
             its size, a tokenizer.json beside it that fits.
@@ -80,7 +98,8 @@ def quantize(
         lora_alpha: LoRA's alpha, which does not stand in the file.
         pissa_init: PiSSA's file of initial factors; then there is no alpha.
         force: replace an existing target.
-        on_progress: called with (bytes packed, bytes in all) about 20 times a second, on the caller's thread.
+        on_progress: called with (work done, work in all) about 20 times a second, on the caller's thread: bytes packed,
+            and what calibration takes in terms of them.
         cancel: a CancelToken; another thread may set it.
 
     Returns: sizes, bits per weight and time.
@@ -88,14 +107,18 @@ def quantize(
     Raises:
         ModelNotFoundError, FormatError, UnsupportedModelError, ShapeError: the checkpoint cannot be used.
         NonFiniteError: NaN or Inf in a tensor, named.
-        ArgumentError: unknown format; the target is the source; lora_alpha is missing.
+        ArgumentError: unknown format; the target is the source; lora_alpha is missing; bits or size_bytes cannot be
+            reached; the calibration text is too short, or the tokenizer another model's.
         Cancelled; RwkvError: the target exists, the disk is full, no tokenizer was found.
     """
     began = time.perf_counter()
     source, target = Path(source), Path(target)
     if threads is not None and threads < 1:
         raise ArgumentError(f"threads is {threads}: at least 1 is needed")
-    with _open(source, lora, lora_alpha, pissa_init) as checkpoint:
+    preset = _preset(format, bits, size_bytes, calibration)
+    text = None if calibration is None else _calibration_text(calibration)
+    with contextlib.ExitStack() as stack:
+        checkpoint = stack.enter_context(_open(source, lora, lora_alpha, pissa_init))
         config = recognise(checkpoint)
         if any(name.endswith(".att.time_state") for name in checkpoint.tensors):
             _log.warning("%s: its tuned starting state is not kept: give it to chat and generate as --state", source)
@@ -111,33 +134,52 @@ def quantize(
             contents[f"tokenizer.{embedded.kind}"] = embedded.data
         template = chat_template if chat_template is not None else checkpoint.chat_template or b"world"
         contents["chat_template"] = template.encode() if isinstance(template, str) else template
-        plan = make_plan(checkpoint, config, format, {name: data for name, data in contents.items() if data})
+        plan = make_plan(checkpoint, config, preset or "q4", {name: data for name, data in contents.items() if data})
         ModelWriter.check_target(target, force=force)
         files = files_of(checkpoint)
         source_bytes = sum(file.stat().st_size for file in files)
         if target.exists() and any(target.samefile(file) for file in (*files, *_given(lora, pissa_init))):
             raise ArgumentError(f"{target}: this is the checkpoint itself", hint="Name another file.")
+        progress = _Progress(on_progress, plan.data_bytes)
+        workers = stack.enter_context(_Workers(threads or engine.default_threads(), cancel))
+        calibrator = None
+        if preset is None or text is not None:
+            reference = _reference(checkpoint, config, target, workers, progress, threads, cancel)
+            stack.enter_context(reference)
+            sequences = _sequences(reference, embedded, text, str(calibration), progress)
+            if preset is None:
+                room = None if size_bytes is None else size_bytes - _TABLE_ROOM * (len(plan.all) + 1)
+                plan = _mixture(reference, sequences, plan, bits, room, progress)
+            if text is not None:
+                calibrator = _calibrator(reference, sequences, plan, progress)
         about = {
             "rwkv_cpu.version": __version__,
             "rwkv_cpu.architecture": sizes.name,
-            "rwkv_cpu.format": format,
+            "rwkv_cpu.format": preset or "mixed",
             "rwkv_cpu.bits_per_weight": f"{plan.bits_per_weight:.4f}",
             "rwkv_cpu.parameters": str(plan.parameters),
             "rwkv_cpu.tokenizer": embedded.kind,
-            "rwkv_cpu.options": json.dumps({"format": format, "tokenizer": embedded.kind}),
+            "rwkv_cpu.options": json.dumps(
+                {
+                    "format": preset,
+                    "bits": bits,
+                    "size_bytes": size_bytes,
+                    "calibration": None if calibration is None else Path(calibration).name,
+                    "tokenizer": embedded.kind,
+                }
+            ),
             "rwkv_cpu.source": source.name or source.resolve().name,
             "rwkv_cpu.source_kind": checkpoint.kind,
             "rwkv_cpu.source_bytes": str(source_bytes),
         }
         if lora is not None:
             about["rwkv_cpu.lora"] = Path(lora).name
-        size = _convert(
-            checkpoint, plan, about, target, threads or engine.default_threads(), force, on_progress, cancel
-        )
+        size = _convert(checkpoint, plan, about, target, workers, progress, force=force, calibrator=calibrator)
+        progress.done()
     report = Report(
         source=source,
         target=target,
-        format=format,
+        format=preset or "mixed",
         architecture=sizes.name,
         tokenizer=embedded.kind,
         parameters=plan.parameters,
@@ -146,6 +188,7 @@ def quantize(
         bits_per_weight=plan.bits_per_weight,
         file_bits_per_weight=8 * size / plan.parameters,
         formats=plan.formats,
+        calibration=None if calibration is None else Path(calibration).name,
         seconds=time.perf_counter() - began,
     )
     _log.info("converted %s to %s: %d bytes in %.2f s", source, target, size, report.seconds)
@@ -168,29 +211,131 @@ def _given(*paths: str | Path | None) -> list[Path]:
     return [Path(path) for path in paths if path is not None]
 
 
+def _preset(
+    format: str | None,  # noqa: A002
+    bits: float | None,
+    size_bytes: int | None,
+    calibration: str | Path | None,
+) -> str | None:
+    """The format of all matrices; None: a mixture."""
+    if (format is not None) + (bits is not None) + (size_bytes is not None) > 1:
+        raise ArgumentError("format, bits and size are three ways to say the same", hint="Give one of them.")
+    if bits is not None or size_bytes is not None:
+        return None
+    if calibration is not None and format in ("f16", "f32"):
+        raise ArgumentError(f"{format} needs no calibration", hint="It is for q8, q6, q5, q4, bits and size.")
+    return format or "q8"
+
+
+def _calibration_text(calibration: str | Path) -> str:
+    from rwkv_cpu.quantize.calibration import DEFAULT_TEXT, default_text, read_text
+
+    return default_text() if calibration == DEFAULT_TEXT else read_text(calibration)
+
+
+def _reference(
+    checkpoint: Checkpoint,
+    config: engine.Config,
+    target: Path,
+    workers: _Workers,
+    progress: _Progress,
+    threads: int | None,
+    cancel: CancelToken | None,
+) -> Reference:
+    """The model to calibrate with, in a file beside the target that is removed as soon as it is open."""
+    from rwkv_cpu.quantize.calibration import Reference
+
+    plan = make_plan(checkpoint, config, "f32", {})
+    if plan.data_bytes > _MAX_EXACT_BYTES:
+        plan = make_plan(checkpoint, config, "q8", {})
+    path = target.with_name(f".rwkv_cpu-{secrets.token_hex(8)}.part")
+    progress.expect(plan.data_bytes)
+    try:
+        _convert(checkpoint, plan, {}, path, workers, progress, force=False)
+        return Reference(path, threads, cancel)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _sequences(
+    reference: Reference, embedded: TokenizerBytes, text: str | None, where: str, progress: _Progress
+) -> list[NDArray[np.uint32]]:
+    """What the model is run over: samples of its own, and the text where there is a tokenizer for it."""
+    from rwkv_cpu.quantize import calibration
+
+    token = reference.token_work
+    progress.expect(token * calibration.SAMPLES * calibration.SAMPLE_TOKENS)
+    found: list[NDArray[np.uint32]] = []
+    if text is not None and embedded.kind != NO_TOKENIZER:
+        builtin = where == calibration.DEFAULT_TEXT
+        where = "the built-in calibration text" if builtin else where
+        tokenizer = from_bytes(embedded.kind, embedded.data)
+        found = calibration.text_sequences(reference, tokenizer, text, where, required=not builtin)
+    return calibration.sample(reference, lambda n: progress.work(token * n)) + found
+
+
+def _mixture(
+    reference: Reference,
+    sequences: list[NDArray[np.uint32]],
+    plan: Plan,
+    bits: float | None,
+    size_bytes: int | None,
+    progress: _Progress,
+) -> Plan:
+    """The plan with a format for each tensor that fits into *bits* or *size_bytes*."""
+    from rwkv_cpu.quantize import mixture
+
+    tensors = mixture.integer_tensors(plan.weights)
+    rest = plan.data_bytes - sum(info.size_bytes for info in tensors)
+    if bits is not None:
+        # The headers of books and the padding of small tensors are not held against it.
+        room = int(bits * sum(info.rows * info.cols for info in tensors) / 8) + 64 * len(tensors)
+    else:
+        room = (size_bytes or 0) - rest
+    mixture.check_room(tensors, room, rest if bits is None else None)
+    progress.expect(reference.token_work * mixture.tokens_to_run(reference, sequences, tensors))
+    found = mixture.measure(reference, sequences, tensors, lambda n: progress.work(reference.token_work * n))
+    return mix(plan, mixture.allocate(found, {info.name: info for info in tensors}, room))
+
+
+def _calibrator(
+    reference: Reference, sequences: list[NDArray[np.uint32]], plan: Plan, progress: _Progress
+) -> Calibrator:
+    from rwkv_cpu.quantize.calibrated import Calibrator
+
+    calibrator = Calibrator(reference, sequences, plan.weights, progress.work)
+    progress.expect(calibrator.expected_work)
+    return calibrator
+
+
 def _convert(
     checkpoint: Checkpoint,
     plan: Plan,
     about: dict[str, str],
     target: Path,
-    threads: int,
+    workers: _Workers,
+    progress: _Progress,
+    *,
     force: bool,
-    on_progress: Callable[[int, int], None] | None,
-    cancel: CancelToken | None,
+    calibrator: Calibrator | None = None,
 ) -> int:
-    """Write the file; returns its size."""
+    """Write the file; returns its size. An empty *about* is for a file that nobody keeps."""
     places = [(info.name, Place(info.offset, info.size_bytes)) for info in plan.all]
     # The digest is known at the end only, its length from the beginning.
     header_bytes = len(build_header(about | {"rwkv_cpu.source_sha256": _NO_SHA}, places))
     size = header_bytes + plan.data_bytes
-    with ModelWriter(target, size, force=force) as writer, _Workers(threads, cancel) as workers:
-        digest = workers.submit(_sha256, files_of(checkpoint), workers)
+    with ModelWriter(target, size, force=force) as writer:
+        digest = workers.submit(_sha256, files_of(checkpoint), workers) if about else None
         out = _Output(writer, workers, header_bytes)
-        progress = _Progress(on_progress, plan.data_bytes)
-        for info in plan.weights:
+        tensors = ((info, None) for info in plan.weights) if calibrator is None else calibrator.tensors()
+        for info, hessian in tensors:
             try:
-                packed = _packed_buffer(info.size_bytes)
-                workers.pack(info, _source_of(checkpoint, info), packed, progress)
+                packed = aligned_zeros(info.size_bytes)
+                if hessian is None or _is_exact(checkpoint, info):
+                    workers.pack(info, _source_of(checkpoint, info), packed, progress)
+                else:
+                    _pack_calibrated(checkpoint, info, hessian, packed, workers, progress)
             except MemoryError as error:
                 raise OutOfMemory(
                     f"{checkpoint.path}: out of memory while converting {info.name} ({info.size_bytes} bytes)",
@@ -200,18 +345,44 @@ def _convert(
                 raise _with_path(error, checkpoint.path) from error
             out.put(info, packed)
         for info in plan.texts:
-            packed = _packed_buffer(info.size_bytes)
+            packed = aligned_zeros(info.size_bytes)
             data = plan.contents[info.name]
             packed[: len(data)] = np.frombuffer(data, np.uint8)
             out.put(info, packed)
         out.finish()
-        about["rwkv_cpu.source_sha256"] = workers.result(digest)
+        about["rwkv_cpu.source_sha256"] = _NO_SHA if digest is None else workers.result(digest)
         writer.write(0, build_header(about, places))
         writer.write(header_bytes, engine.write_table(plan.config, plan.all))
         workers.check()
         writer.commit()
-        progress.done(plan.data_bytes)
     return size
+
+
+def _is_exact(checkpoint: Checkpoint, info: engine.TensorInfo) -> bool:
+    """Whether the source is integers that move as they are."""
+    bits = {"q8_0": 8, "q5_0": 5, "q4_0": 4}.get(checkpoint.tensors[info.source].dtype)
+    target = {engine.FORMAT_Q8: 8, engine.FORMAT_Q6: 6, engine.FORMAT_Q5: 5}.get(info.format, 0)
+    return bits is not None and bits <= target
+
+
+def _pack_calibrated(
+    checkpoint: Checkpoint,
+    info: engine.TensorInfo,
+    hessian: NDArray[np.float32] | Clusters,
+    packed: NDArray[np.uint8],
+    workers: _Workers,
+    progress: _Progress,
+) -> None:
+    from rwkv_cpu.quantize.calibrated import pack_calibrated, tensor_work
+
+    plain = info.with_format(engine.FORMAT_F32)
+    values = aligned_zeros(engine.packed_bytes(plain))
+    array, dtype = _source_of(checkpoint, info)
+    engine.pack(plain, array, dtype, 0, engine.packed_panels(plain), values)
+    weights = engine.unpack(plain, values)
+    del values
+    pack_calibrated(info, weights, hessian, packed, workers.cover)
+    progress.work(tensor_work(info) + info.size_bytes)
 
 
 def _with_path(error: RwkvError, path: Path) -> RwkvError:
@@ -228,13 +399,6 @@ def _source_of(checkpoint: Checkpoint, info: engine.TensorInfo) -> tuple[NDArray
         with np.errstate(over="ignore"):  # what becomes Inf is refused when packed, by name
             array, dtype = array.astype(np.float32), "f32"
     return array, cast("engine.Dtype", dtype)
-
-
-def _packed_buffer(size_bytes: int) -> NDArray[np.uint8]:
-    """Zeros (the padding's value), aligned as the engine wants them."""
-    whole = np.zeros(size_bytes + 64, np.uint8)
-    skip = -whole.ctypes.data % 64
-    return whole[skip : skip + size_bytes]
 
 
 def _sha256(paths: Iterable[Path], workers: _Workers) -> str:
@@ -300,7 +464,15 @@ class _Workers:
                     unit.result()
                 progress.within(info.size_bytes * (len(units) - len(left)) // len(units))
                 self.check()
-        progress.advance(info.size_bytes)
+        progress.work(info.size_bytes)
+
+    def cover(self, function: Callable[[int, int], Any], n: int) -> None:
+        """Call function(first, last) for ranges that cover 0 to n, on all threads."""
+        step = max(16, -(-n // (4 * self._threads * 16)) * 16)
+        units = [self._pool.submit(function, first, min(first + step, n)) for first in range(0, n, step)]
+        for unit in units:
+            self.check()
+            unit.result()
 
     def _unit(
         self,
@@ -361,7 +533,7 @@ class _Output:
 
 
 class _Progress:
-    """Calls back now and then."""
+    """Calls back now and then. Work is counted in bytes packed, or in what takes as long."""
 
     def __init__(self, on_progress: Callable[[int, int], None] | None, total: int) -> None:
         self._on_progress = on_progress
@@ -369,19 +541,23 @@ class _Progress:
         self._base = 0
         self._last = 0.0
 
+    def expect(self, work: int) -> None:
+        """There is so much more to do."""
+        self._total += work
+
     def within(self, done: int) -> None:
         """*done* bytes of the current tensor."""
         now = time.monotonic()
         if self._on_progress is not None and now - self._last >= _PROGRESS_SECONDS:
             self._last = now
-            self._on_progress(self._base + done, self._total)
+            self._on_progress(min(self._base + done, self._total), self._total)
 
-    def advance(self, size: int) -> None:
-        """The current tensor is packed."""
-        self._base += size
+    def work(self, done: int) -> None:
+        """So much more is done."""
+        self._base += done
         self.within(0)
 
-    def done(self, total: int) -> None:
+    def done(self) -> None:
         """All is written."""
         if self._on_progress is not None:
-            self._on_progress(total, self._total)
+            self._on_progress(self._total, self._total)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rwkv_cpu.checkpoint import Checkpoint
 
-__all__ = ["Plan", "make_plan", "recognise"]
+__all__ = ["Plan", "make_plan", "mix", "recognise"]
 
 _MAX_NAME = 95
 _MAX_DIMS = 4
@@ -47,8 +47,9 @@ class Plan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of the matrices, padding included; vectors are f32 always."""
-        matrices = [info for info in self.weights if info.kind != engine.KIND_VECTOR]
+        """Of embedding, head and matrices, padding included; low-rank pairs and vectors are not quantised."""
+        apart = (engine.KIND_VECTOR, engine.KIND_LOW_RANK)
+        matrices = [info for info in self.weights if info.kind not in apart]
         return 8 * sum(i.size_bytes for i in matrices) / sum(i.rows * i.cols for i in matrices)
 
     @property
@@ -74,7 +75,7 @@ def make_plan(checkpoint: Checkpoint, config: engine.Config, preset: str, conten
     Args:
         checkpoint: open; only its names, shapes and dtypes are looked at.
         config: from recognise().
-        preset: "q8", "f16" or "f32".
+        preset: "q8", "q6", "q5", "q4", "f16" or "f32".
         contents: byte tensors by name, none empty.
 
     Raises:
@@ -94,6 +95,13 @@ def make_plan(checkpoint: Checkpoint, config: engine.Config, preset: str, conten
     texts = [engine.TensorInfo.of_bytes(name, len(data)) for name, data in contents.items()]
     data_bytes = engine.layout(config, weights + texts)
     return Plan(config, weights, texts, dict(contents), data_bytes)
+
+
+def mix(plan: Plan, formats: Mapping[str, int]) -> Plan:
+    """The same file with other formats for some tensors, by name."""
+    weights = [info.with_format(formats.get(info.name, info.format)) for info in plan.weights]
+    data_bytes = engine.layout(plan.config, weights + plan.texts)
+    return Plan(plan.config, weights, plan.texts, plan.contents, data_bytes)
 
 
 def _named_shapes(checkpoint: Checkpoint) -> Iterable[tuple[str, tuple[int, ...]]]:

@@ -19,15 +19,16 @@ class Report:
     Attributes:
         source: the checkpoint.
         target: the file that was written.
-        format: what was asked for: "q8", "f16", "f32".
+        format: what was asked for: "q8", "q6", "q5", "q4", "f16", "f32"; "mixed" for bits and size.
         architecture: "RWKV-7".
         tokenizer: "world", "sentencepiece" or "none".
         parameters: weights in the model.
         source_bytes: size of the checkpoint.
         target_bytes: size of the file, tokenizer included.
-        bits_per_weight: of the matrices: 8 × packed bytes / weights.
+        bits_per_weight: of embedding, head and matrices: 8 × packed bytes / weights. Low-rank pairs are f16 always.
         file_bits_per_weight: 8 × target_bytes / parameters.
         formats: how many tensors are stored in which format.
+        calibration: "default", the text's file name, or None.
         seconds: from start to the file on the disk.
     """
 
@@ -42,6 +43,7 @@ class Report:
     bits_per_weight: float
     file_bits_per_weight: float
     formats: dict[str, int]
+    calibration: str | None
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,8 +11,13 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["MemoryForecast", "available_bytes", "forecast_file", "human_bytes", "resident_bytes"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["MemoryForecast", "aligned_zeros", "available_bytes", "forecast_file", "human_bytes", "resident_bytes"]
 
 # What interpreter, libraries, states and the engine's scratch take beside the weights: measured 40 MB for small models;
 # states and scratch grow with the width, but stay below this at every released size.
@@ -83,6 +88,15 @@ def forecast_file(path: str | os.PathLike[str], *, format: str = "q8") -> Memory
         available_bytes=available,
         limited_by=limited_by,
     )
+
+
+def aligned_zeros(size_bytes: int) -> NDArray[np.uint8]:
+    """Zeros (the value of padding) for a packed tensor, aligned as the engine wants it."""
+    import numpy as np  # the rest of this module does without: the command line starts faster
+
+    whole = np.zeros(size_bytes + 64, np.uint8)
+    skip = -whole.ctypes.data % 64
+    return whole[skip : skip + size_bytes]
 
 
 def available_bytes() -> int | None:

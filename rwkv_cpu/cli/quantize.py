@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,24 @@ if TYPE_CHECKING:
     "--format",
     "weight_format",
     type=click.Choice(["q8", "q6", "q5", "q4", "f16", "f32"]),
-    default="q8",
-    show_default=True,
+    help="How the matrices are stored. Default: q8. In q4 and q5 the embedding is q6.",
 )
+@click.option(
+    "--bits",
+    type=click.FloatRange(4.5, 8.5),
+    metavar="B",
+    help="Instead of --format: bits per weight on average, 4.5 to 8.5. Matrices get q4 to q8, more bits where the model "
+    "is more sensitive, which is measured.",
+)
+@click.option("--size", metavar="SIZE", help="Instead of --format: such a mixture for a file of at most 900MB, 1.5GB…")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A text for calibration, like those the model will be used for. Default: a built-in one for q4, q5, q6, --bits "
+    "and --size, none for q8. 'default' is the built-in one.",
+)
+@click.option("--no-calibration", is_flag=True, help="Look at the weights only: seconds instead of minutes.")
 @click.option(
     "--tokenizer",
     metavar="FILE",
@@ -48,7 +64,11 @@ if TYPE_CHECKING:
 def command(
     checkpoint: Path,
     out: Path | None,
-    weight_format: str,
+    weight_format: str | None,
+    bits: float | None,
+    size: str | None,
+    calibration: Path | None,
+    no_calibration: bool,
     tokenizer: str | None,
     chat_template: str | None,
     lora: Path | None,
@@ -61,19 +81,33 @@ def command(
     """Turn a trained CHECKPOINT into the .rwkv file OUT.
 
     Without OUT the file gets the checkpoint's name and the format's: model.pth → model-q8.rwkv. Tokenizer and chat
-    template travel inside.
+    template travel inside. Below 8 bits the model is calibrated: it runs over a text and over samples of its own, and
+    its weights are rounded so that its outputs there stay the same. That takes minutes for a billion weights.
     """
     from rwkv_cpu.quantize import quantize
     from rwkv_cpu.terminal.progress import run_with_progress
 
+    if (weight_format is not None) + (bits is not None) + (size is not None) > 1:
+        raise click.UsageError("--format, --bits and --size are three ways to say the same: give one of them")
+    if calibration is not None and no_calibration:
+        raise click.UsageError("--calibration and --no-calibration contradict each other")
+    size_bytes = None if size is None else _bytes(size)
+    if calibration is None and not no_calibration and weight_format not in (None, "q8", "f16", "f32"):
+        calibration = Path("default")
+    if calibration is None and not no_calibration and (bits is not None or size is not None):
+        calibration = Path("default")
     stem = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
-    target = out or checkpoint.parent / f"{stem}-{weight_format}.rwkv"
+    kind = weight_format or (f"{bits:g}bit" if bits is not None else size.replace(" ", "") if size else "q8")
+    target = out or checkpoint.parent / f"{stem}-{kind}.rwkv"
     report = run_with_progress(
         f"{checkpoint.name} → {target.name}",
         lambda on_progress, cancel: quantize(
             checkpoint,
             target,
             format=weight_format,
+            bits=bits,
+            size_bytes=size_bytes,
+            calibration=None if calibration is None else str(calibration),
             tokenizer=tokenizer,
             chat_template=_template_bytes(chat_template),
             lora=lora,
@@ -86,6 +120,15 @@ def command(
         ),
     )
     click.echo(json.dumps(report.to_dict()) if as_json else _text(report))
+
+
+def _bytes(text: str) -> int:
+    """900MB, 1.5 GB, 800MiB or a number of bytes."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)[bB]?\s*", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no size: 900MB, 1.5GB or 800MiB are", param_hint="--size")
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kMGT".index(unit.replace("K", "k") or " "))
 
 
 def _template_bytes(given: str | None) -> bytes | None:
@@ -110,5 +153,6 @@ def _text(report: Report) -> str:
         f"  {report.architecture}, {report.parameters / 1e6:.1f} M weights, tokenizer: {report.tokenizer}\n"
         f"  {human_bytes(report.source_bytes)} → {human_bytes(report.target_bytes)}, tensors: {formats}\n"
         f"  {report.bits_per_weight:.2f} bits per weight ({report.file_bits_per_weight:.2f} with everything)\n"
+        f"  calibration: {report.calibration or 'none'}\n"
         f"  {report.seconds:.1f} seconds"
     )

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantise a GGUF file as llama-quantize does: worker_llama_quantize.py IN OUT TYPE [IMPORTANCE.npz].
+
+TYPE is a preset ("Q4_K_M"): llama.cpp chooses the types of single tensors. IMPORTANCE holds, by the tensor's GGUF name,
+the mean square of each input: llama.cpp's importance matrix. Runs in the peer's environment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+
+def importance(path: str) -> tuple[Any, list[Any]]:
+    """The array that llama_model_quantize wants, ended by an entry without a name, and what must stay alive."""
+    kept: list[Any] = []
+    found = np.load(path)
+    entries = (llama_cpp.llama_cpp.llama_model_imatrix_data * (len(found.files) + 1))()
+    for entry, name in zip(entries, found.files, strict=False):
+        values = np.ascontiguousarray(found[name], np.float32)
+        kept.append(values)
+        entry.name = name.encode()
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = values.size
+    return entries, kept
+
+
+def main() -> int:
+    source, target, kind, *rest = sys.argv[1:]
+    quiet = llama_cpp.llama_log_callback(lambda _level, _text, _data: None)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.nthread = os.cpu_count() or 1
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    if rest:
+        entries, kept = importance(rest[0])
+        options.imatrix = ctypes.cast(entries, type(options.imatrix))
+        del kept[len(entries) :]
+    return int(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
