@@ -4,9 +4,9 @@
     python benchmarks/quality.py CHECKPOINT HELD_OUT.txt --peer-python PYTHON [--tokens 12000] [--json OUT]
 
 Each format's matrices, head and embedding are put into the f32 model in our engine, so that only the weights differ;
-with --end-to-end also as each program runs its own file. Documents end with a line "<|eod|>"; they form one stream, token
-0 before each. llama.cpp gets an importance matrix from the same calibration as ours. bpw: bits per weight of embedding,
-head and matrices.
+with --end-to-end also as each program runs its own file. Documents end with a line "<|eod|>"; they form one stream,
+token 0 before each. llama.cpp gets an importance matrix from the same calibration as ours. bpw: bits per weight of
+embedding, head and matrices.
 """
 
 from __future__ import annotations
@@ -47,11 +47,9 @@ OURS: dict[str, dict[str, Any]] = {
     "q5": {"format": "q5", "calibration": "default"},
     "q4": {"format": "q4", "calibration": "default"},
     "--bits 4.5": {"bits": 4.5, "calibration": "default"},
-    "--bits 4.6": {"bits": 4.6, "calibration": "default"},
     "--bits 4.75": {"bits": 4.75, "calibration": "default"},
-    "--bits 5": {"bits": 5.0, "calibration": "default"},
     "--bits 5.6": {"bits": 5.6, "calibration": "default"},
-    "--bits 6.5": {"bits": 6.5, "calibration": "default"},
+    "--bits 6.55": {"bits": 6.55, "calibration": "default"},
 }
 THEIRS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS")
 GGUF_NAMES = {
@@ -118,26 +116,23 @@ class Judge:
             yield self._context.forward(self._model, [engine.SequenceRun(tokens, state, after, "all")])
             state, after = after, state
 
-    def weights_of(self, path: Path, name: str) -> tuple[Row, int]:
-        """Of a .rwkv file's weights; and how many they are."""
-        bits, numbers = 0, 0
+    def weights_of(self, path: Path, name: str) -> Row:
+        """Of a .rwkv file's weights."""
         with ModelFile(path) as file:
             opened = engine.OpenModel(file.buffer, str(path))
             offset, raw = file.info.data_offset, np.frombuffer(file.buffer, np.uint8)
-            for info in opened.tensors():
+            infos = opened.tensors()
+            for info in infos:
                 if info.kind in KINDS:
                     at = offset + info.offset
                     self._put(info.name, engine.unpack(info, raw[at : at + info.size_bytes]))
-                    bits += 8 * info.size_bytes
-                    numbers += info.rows * info.cols
             size = file.info.size_bytes
             del raw
             opened.close()
         try:
-            row = self.compare(self._run(), name, bits / numbers, size)
+            return self.compare(self._run(), name, engine.bits_per_weight(infos), size)
         finally:
             self._bytes[:] = self._exact
-        return row, numbers
 
     def _put(self, name: str, values: NDArray[np.float32]) -> None:
         info = self._infos[name]
@@ -225,16 +220,16 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         ids = stream(model, options.text.read_text("utf-8"), options.tokens)
     judge = Judge(exact, ids)
     file = folder / "x.rwkv"
-    for name, arguments in OURS.items():
+    for name, arguments in OURS.items() if options.only != "theirs" else ():
         quantize(options.checkpoint, file, force=True, **arguments)
-        row, _ = judge.weights_of(file, name)
+        row = judge.weights_of(file, name)
         if options.end_to_end:
             with Model(file) as model:
                 logits = model.forward(ids[:-1], logits="all")[0]
             kl = judge.compare(judge.parts_of(logits), name, 0, 0).kl
             row = Row(**{**asdict(row), "end_to_end_kl": kl})
         yield row
-    if options.peer_python is None:
+    if options.peer_python is None or options.only == "ours":
         return
     whole, theirs = folder / "f32.gguf", folder / "x.gguf"
     export(exact, whole, dtype="f32")
@@ -245,7 +240,7 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
             run = [options.peer_python, HERE / "worker_llama_quantize.py", whole, theirs, kind, *extra]
             subprocess.run(run, check=True)
             quantize(theirs, file, format="f32", tokenizer="none", force=True)
-            row, _ = judge.weights_of(file, f"{kind}{' (imatrix)' if extra else ''}")
+            row = judge.weights_of(file, f"{kind}{' (imatrix)' if extra else ''}")
             changes: dict[str, Any] = {"bits_per_weight": gguf_bits(theirs), "file_bytes": theirs.stat().st_size}
             if options.end_to_end:
                 run = [options.peer_python, HERE / "worker_llama_logits.py", theirs, folder / "ids.npy"]
@@ -262,6 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tokens", type=int, help="the first N of them (default: all)")
     parser.add_argument("--peer-python", help="a Python with llama-cpp-python")
     parser.add_argument("--end-to-end", action="store_true", help="also as each program runs its own file")
+    parser.add_argument("--only", choices=["ours", "theirs"])
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args(arguments)
     found = []

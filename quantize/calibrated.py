@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,7 @@ __all__ = ["BOOK", "INTEGERS", "PRODUCTS", "Calibrator", "pack_calibrated", "ten
 
 # The 16 values that lose least of a normal distribution whose groups of 32 are scaled by their largest member: fixed
 # point of Lloyd's algorithm with the search for scales that follows here. Books of a tensor's own gained 1 to 3 %.
-BOOK: NDArray[np.int8] = np.array(
-    [-127, -101, -81, -64, -49, -35, -22, -10, 1, 13, 25, 38, 51, 66, 85, 109], np.int8
-)
+BOOK: NDArray[np.int8] = np.array([-127, -101, -81, -64, -49, -35, -22, -10, 1, 13, 25, 38, 51, 66, 85, 109], np.int8)
 _MIN_BUDGET_BYTES = 1 << 30
 PRODUCTS = frozenset({engine.KIND_MATRIX, engine.KIND_VALUE, engine.KIND_HEAD})
 INTEGERS = frozenset({engine.FORMAT_Q8, engine.FORMAT_Q6, engine.FORMAT_Q5, engine.FORMAT_Q4})
@@ -60,11 +59,11 @@ class Calibrator:
         self._on_work = on_work
         self._metric: NDArray[np.float32] | None = None
         self._calibrated = [info for info in weights if info.format in INTEGERS and info.kind in PRODUCTS]
-        self._embeddings = [
-            info for info in weights if info.format in INTEGERS and info.kind == engine.KIND_EMBEDDING
-        ]
+        self._embeddings = [info for info in weights if info.format in INTEGERS and info.kind == engine.KIND_EMBEDDING]
         self._others = [
-            info for info in weights if not (info.format in INTEGERS and info.kind in PRODUCTS | {engine.KIND_EMBEDDING})
+            info
+            for info in weights
+            if not (info.format in INTEGERS and info.kind in PRODUCTS | {engine.KIND_EMBEDDING})
         ]
 
         self._passes = self._plan_passes(self._calibrated)
@@ -102,7 +101,8 @@ class Calibrator:
             yield info, None
         for group, work in zip(self._passes, self._token_work, strict=True):
             names = [info.name for info in group]
-            found, head = self._reference.hessians(self._sequences, names, lambda n, work=work: self._on_work(n * work))
+            done = partial(self._ran, work)
+            found, head = self._reference.hessians(self._sequences, names, done)
             for info in group:
                 self._see(info)
                 if info.kind == engine.KIND_HEAD and head is not None:
@@ -115,6 +115,9 @@ class Calibrator:
             else:
                 norm = self._reference.weights("blocks.0.ln0.weight")
                 yield info, self._metric * norm * norm.T
+
+    def _ran(self, work: int, n: int) -> None:
+        self._on_work(n * work)
 
     def _see(self, info: engine.TensorInfo) -> None:
         """Add a reader of the residual stream to the metric of the embedding's errors."""

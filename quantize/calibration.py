@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.tokenizer.base import Tokenizer
 
-__all__ = ["DEFAULT_TEXT", "Clusters", "Reference", "default_text", "divergence", "read_text", "sample", "text_sequences"]
+__all__ = [
+    "DEFAULT_TEXT",
+    "Clusters",
+    "Reference",
+    "default_text",
+    "divergence",
+    "read_text",
+    "sample",
+    "text_sequences",
+]
 
 _log = logging.getLogger("rwkv_cpu")
 
@@ -50,7 +59,7 @@ _TEXT_HINT = "Give a plain UTF-8 text of some pages, of the kind that the model 
 
 def default_text() -> str:
     """The built-in text; what it consists of stands in its first lines and in the NOTICE beside it."""
-    return resources.files("rwkv_cpu").joinpath("data", "calibration.txt").read_text("utf-8")
+    return (resources.files("rwkv_cpu") / "data" / "calibration.txt").read_text("utf-8")
 
 
 def read_text(path: str | Path) -> str:

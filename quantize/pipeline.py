@@ -26,8 +26,8 @@ from rwkv_cpu.checkpoint import Checkpoint, files_of, open_checkpoint
 from rwkv_cpu.errors import ArgumentError, Cancelled, OutOfMemory, RwkvError
 from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import ModelWriter, Place, build_header
-from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, find_tokenizer
-from rwkv_cpu.quantize.plan import BLOCK_DTYPES, Plan, make_plan, mix, recognise
+from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, TokenizerBytes, find_tokenizer
+from rwkv_cpu.quantize.plan import Plan, make_plan, mix, recognise
 from rwkv_cpu.quantize.report import Report
 from rwkv_cpu.tokenizer import from_bytes
 
@@ -78,13 +78,13 @@ def quantize(
     Args:
         source: a trained checkpoint, recognised by its content: a file, or a directory of Hugging Face's layout.
         target: the file to write; appears complete or not at all.
-        format: how matrices are stored: "q8" (the default), "q6", "q5", "q4", "f16" or "f32". Vectors stay f32, low-rank
-            pairs f16. In q4 and q5 the embedding, which is looked up and never multiplied, is q6.
-        bits: instead of a format: bits per weight of embedding, head and matrices together, 4.5 to 8.5. Each gets one of
-            q4, q5, q6 and q8, more bits where the model, run with this part in q4, diverges more.
+        format: how matrices are stored: "q8" (the default), "q6", "q5", "q4", "f16" or "f32". Vectors stay f32,
+            low-rank pairs f16. In q4 and q5 the embedding, which is looked up and never multiplied, is q6.
+        bits: instead of a format: bits per weight of embedding, head and matrices together, 4.5 to 8.5. Each gets one
+            of q4, q5, q6 and q8, more bits where the model, run with this part in q4, diverges more.
         size_bytes: likewise, for a file that is at most so large.
-        calibration: "default" (the built-in text) or a text file: run the model over it and over samples of its own, and
-            choose integers by what the inputs of each product look like. Takes minutes for a billion weights. None:
+        calibration: "default" (the built-in text) or a text file: run the model over it and over samples of its own,
+            and choose integers by what the inputs of each product look like. Takes minutes for a billion weights. None:
             least squared error of the weights, in seconds. Without a tokenizer its own samples suffice.
         tokenizer: a World vocabulary, a sentencepiece model or a tokenizer.json; "none" for none; "optional" for none
             if none is found. Not given: the checkpoint's own, FILE.model beside it, World's where the vocabulary has

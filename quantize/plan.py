@@ -47,10 +47,8 @@ class Plan:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of embedding, head and matrices, padding included; low-rank pairs and vectors are not quantised."""
-        apart = (engine.KIND_VECTOR, engine.KIND_LOW_RANK)
-        matrices = [info for info in self.weights if info.kind not in apart]
-        return 8 * sum(i.size_bytes for i in matrices) / sum(i.rows * i.cols for i in matrices)
+        """Of embedding, head and matrices; see engine.bits_per_weight."""
+        return engine.bits_per_weight(self.weights)
 
     @property
     def formats(self) -> dict[str, int]:

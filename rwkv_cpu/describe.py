@@ -96,7 +96,6 @@ def _describe_rwkv(path: Path, tensors: bool) -> dict[str, Any]:
         finally:
             model.close()
         weights = [info for info in infos if info.kind != engine.KIND_BYTES]
-        matrices = [info for info in weights if info.kind != engine.KIND_VECTOR]
         parameters = sum(info.rows * info.cols for info in weights)
         found: dict[str, Any] = {
             "path": str(path),
@@ -106,7 +105,7 @@ def _describe_rwkv(path: Path, tensors: bool) -> dict[str, Any]:
             "parameters": parameters,
             "format": file.metadata.get("rwkv_cpu.format", ""),
             "formats": dict(Counter(engine.format_name(info.format) for info in weights)),
-            "bits_per_weight": 8 * sum(i.size_bytes for i in matrices) / sum(i.rows * i.cols for i in matrices),
+            "bits_per_weight": engine.bits_per_weight(weights),
             "weight_bytes_per_token": token_bytes,
             "state_bytes": state_bytes,
             "tokenizer": next((i.name[len(_TOKENIZER) :] for i in infos if i.name.startswith(_TOKENIZER)), "none"),

@@ -56,6 +56,7 @@ __all__ = [
     "TensorInfo",
     "ValueReads",
     "abi_version",
+    "bits_per_weight",
     "check",
     "default_isa",
     "default_threads",
@@ -348,6 +349,13 @@ def packed_panels(info: TensorInfo) -> int:
 def packed_bytes(info: TensorInfo) -> int:
     """Its size when packed, padding included; 0 if the format cannot hold it."""
     return int(lib.rwkvc_packed_bytes(info.kind, info.format, info.rows, info.cols))
+
+
+def bits_per_weight(infos: Iterable[TensorInfo]) -> float:
+    """Of embedding, head and matrices together, padding included. Vectors and low-rank pairs are f32 and f16 always."""
+    kinds = (KIND_EMBEDDING, KIND_HEAD, KIND_MATRIX, KIND_VALUE)
+    own = [info for info in infos if info.kind in kinds]
+    return 8 * sum(info.size_bytes for info in own) / sum(info.rows * info.cols for info in own)
 
 
 def pack(

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     "--bits",
     type=click.FloatRange(4.5, 8.5),
     metavar="B",
-    help="Instead of --format: bits per weight on average, 4.5 to 8.5. Matrices get q4 to q8, more bits where the model "
-    "is more sensitive, which is measured.",
+    help="Instead of --format: bits per weight on average, 4.5 to 8.5. Matrices get q4 to q8, more bits where the "
+    "model is more sensitive, which is measured.",
 )
 @click.option("--size", metavar="SIZE", help="Instead of --format: such a mixture for a file of at most 900MB, 1.5GB…")
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A text for calibration, like those the model will be used for. Default: a built-in one for q4, q5, q6, --bits "
-    "and --size, none for q8. 'default' is the built-in one.",
+    help="A text for calibration, like those the model will be used for. Default: a built-in one for q4, q5, q6, "
+    "--bits and --size, none for q8. 'default' is the built-in one.",
 )
 @click.option("--no-calibration", is_flag=True, help="Look at the weights only: seconds instead of minutes.")
 @click.option(

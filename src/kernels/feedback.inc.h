@@ -78,7 +78,8 @@ static void KERNEL(quantise_feedback)(const rwkvc_feedback *f, uint32_t bits, co
     values.most = (float)((1 << (bits - 1)) - 1);
     for (int i = 0; i < 16 && has_book; i++) values.entry[i] = (float)book[i];
     for (int i = 0; i < 15 && has_book; i++) values.limit[i] = 0.5f * (values.entry[i] + values.entry[i + 1]);
-    vf largest, best = vf_zero(), tv = vf_zero(), vv = vf_zero(), least = vf_set1(HUGE_VALF);
+    /* a group that no half can scale keeps an infinite one, which is refused where scales are checked */
+    vf largest, best = vf_set1(HUGE_VALF), tv = vf_zero(), vv = vf_zero(), least = vf_set1(HUGE_VALF);
     vf extreme = KERNEL(extreme)(f->targets, &largest), one = vf_set1(1);
     for (int end = 0; end < (bits == 8 ? 1 : 2); end++) {
         float at = end ? values.most : values.least;
@@ -92,7 +93,8 @@ static void KERNEL(quantise_feedback)(const rwkvc_feedback *f, uint32_t bits, co
             least = vf_min(least, t.cost);
         }
     }
-    vf refined = KERNEL(as_half)(vf_div(tv, vf_where_less(vf_zero(), vv, vv, one)));
+    vf refined = vf_where_less(vf_zero(), vv, vf_div(tv, vf_where_less(vf_zero(), vv, vv, one)), best);
+    refined = KERNEL(as_half)(refined);
     KERNEL(trial) t = try_scale(f, &values, refined, NULL, error);
     best = vf_where_less(t.cost, least, refined, best);
     vf_store_half(scales, best);
