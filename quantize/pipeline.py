@@ -12,9 +12,6 @@ import json
 import logging
 import secrets
 import time
-import zlib
-from collections import deque
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,13 +26,13 @@ from rwkv_cpu.modelfile import ModelWriter, Place, build_header
 from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, TokenizerBytes, find_tokenizer
 from rwkv_cpu.quantize.plan import Plan, make_plan, mix, recognise
 from rwkv_cpu.quantize.report import Report
+from rwkv_cpu.quantize.workers import Output, Progress, Workers
 from rwkv_cpu.tokenizer import from_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.quantize.calibrated import Calibrator
@@ -45,10 +42,6 @@ __all__ = ["quantize"]
 
 _log = logging.getLogger("rwkv_cpu")
 _SHA_BYTES = 1 << 20
-_WRITE_BYTES = 1 << 20  # small enough to be in the cache still when it is written after its checksum
-_MAX_WAITING_BYTES = 64 << 20
-_UNIT_BYTES = 1 << 18  # least work worth handing to another thread
-_PROGRESS_SECONDS = 0.05
 _NO_SHA = "0" * 64
 _MAX_EXACT_BYTES = 1 << 29  # models up to this size in f32 are calibrated in f32, larger ones in q8
 _TABLE_ROOM = 256  # bytes a tensor that header and table take at most
@@ -140,8 +133,8 @@ def quantize(
         source_bytes = sum(file.stat().st_size for file in files)
         if target.exists() and any(target.samefile(file) for file in (*files, *_given(lora, pissa_init))):
             raise ArgumentError(f"{target}: this is the checkpoint itself", hint="Name another file.")
-        progress = _Progress(on_progress, plan.data_bytes)
-        workers = stack.enter_context(_Workers(threads or engine.default_threads(), cancel))
+        progress = Progress(on_progress, plan.data_bytes)
+        workers = stack.enter_context(Workers(threads or engine.default_threads(), cancel))
         calibrator = None
         if preset is None or text is not None:
             reference = _reference(checkpoint, config, target, workers, progress, threads, cancel)
@@ -237,8 +230,8 @@ def _reference(
     checkpoint: Checkpoint,
     config: engine.Config,
     target: Path,
-    workers: _Workers,
-    progress: _Progress,
+    workers: Workers,
+    progress: Progress,
     threads: int | None,
     cancel: CancelToken | None,
 ) -> Reference:
@@ -259,7 +252,7 @@ def _reference(
 
 
 def _sequences(
-    reference: Reference, embedded: TokenizerBytes, text: str | None, where: str, progress: _Progress
+    reference: Reference, embedded: TokenizerBytes, text: str | None, where: str, progress: Progress
 ) -> list[NDArray[np.uint32]]:
     """What the model is run over: samples of its own, and the text where there is a tokenizer for it."""
     from rwkv_cpu.quantize import calibration
@@ -281,7 +274,7 @@ def _mixture(
     plan: Plan,
     bits: float | None,
     size_bytes: int | None,
-    progress: _Progress,
+    progress: Progress,
 ) -> Plan:
     """The plan with a format for each tensor that fits into *bits* or *size_bytes*."""
     from rwkv_cpu.quantize import mixture
@@ -300,7 +293,7 @@ def _mixture(
 
 
 def _calibrator(
-    reference: Reference, sequences: list[NDArray[np.uint32]], plan: Plan, progress: _Progress
+    reference: Reference, sequences: list[NDArray[np.uint32]], plan: Plan, progress: Progress
 ) -> Calibrator:
     from rwkv_cpu.quantize.calibrated import Calibrator
 
@@ -314,8 +307,8 @@ def _convert(
     plan: Plan,
     about: dict[str, str],
     target: Path,
-    workers: _Workers,
-    progress: _Progress,
+    workers: Workers,
+    progress: Progress,
     *,
     force: bool,
     calibrator: Calibrator | None = None,
@@ -327,7 +320,7 @@ def _convert(
     size = header_bytes + plan.data_bytes
     with ModelWriter(target, size, force=force) as writer:
         digest = workers.submit(_sha256, files_of(checkpoint), workers) if about else None
-        out = _Output(writer, workers, header_bytes)
+        out = Output(writer, workers, header_bytes)
         tensors = ((info, None) for info in plan.weights) if calibrator is None else calibrator.tensors()
         for info, hessian in tensors:
             try:
@@ -370,8 +363,8 @@ def _pack_calibrated(
     info: engine.TensorInfo,
     hessian: NDArray[np.float32] | Clusters,
     packed: NDArray[np.uint8],
-    workers: _Workers,
-    progress: _Progress,
+    workers: Workers,
+    progress: Progress,
 ) -> None:
     from rwkv_cpu.quantize.calibrated import pack_calibrated, tensor_work
 
@@ -401,7 +394,7 @@ def _source_of(checkpoint: Checkpoint, info: engine.TensorInfo) -> tuple[NDArray
     return array, cast("engine.Dtype", dtype)
 
 
-def _sha256(paths: Iterable[Path], workers: _Workers) -> str:
+def _sha256(paths: Iterable[Path], workers: Workers) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -409,155 +402,3 @@ def _sha256(paths: Iterable[Path], workers: _Workers) -> str:
                 workers.check()
                 digest.update(part)
     return digest.hexdigest()
-
-
-class _Workers:
-    """Threads that pack and hash, and one that writes in order. Ends at once when cancelled or failed."""
-
-    def __init__(self, threads: int, cancel: CancelToken | None) -> None:
-        self._threads = threads
-        self._cancel = cancel
-        self._stopped = False
-        self._pool = ThreadPoolExecutor(threads, "rwkv_cpu-pack")
-        self._digest = ThreadPoolExecutor(1, "rwkv_cpu-digest")
-        self.writer = ThreadPoolExecutor(1, "rwkv_cpu-write")
-
-    def check(self) -> None:
-        """Raises: Cancelled."""
-        if self._stopped or (self._cancel is not None and self._cancel.cancelled):
-            raise Cancelled("the conversion was cancelled")
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run it beside everything else."""
-        return self._digest.submit(function, *arguments)
-
-    def result(self, future: Future[Any]) -> Any:
-        """Wait for it, but not longer than until cancelled."""
-        while not wait([future], _PROGRESS_SECONDS).done:
-            self.check()
-        return future.result()
-
-    def pack(
-        self,
-        info: engine.TensorInfo,
-        source: tuple[NDArray[Any], engine.Dtype],
-        packed: NDArray[np.uint8],
-        progress: _Progress,
-    ) -> None:
-        """Pack a tensor on all threads."""
-        self.check()
-        array, dtype = source
-        panels = engine.packed_panels(info)
-        # Units of about 2 MB: short enough to stop soon, long enough that handing them out costs nothing.
-        step = max(1, min(panels, (panels * 8 * _UNIT_BYTES) // info.size_bytes))
-        if info.size_bytes <= _UNIT_BYTES:
-            engine.pack(info, array, dtype, 0, panels, packed)
-        else:
-            units = [
-                self._pool.submit(self._unit, info, array, dtype, first, min(first + step, panels), packed)
-                for first in range(0, panels, step)
-            ]
-            left: set[Future[None]] = set(units)
-            while left:
-                finished, left = wait(left, _PROGRESS_SECONDS, FIRST_EXCEPTION)
-                for unit in finished:
-                    unit.result()
-                progress.within(info.size_bytes * (len(units) - len(left)) // len(units))
-                self.check()
-        progress.work(info.size_bytes)
-
-    def cover(self, function: Callable[[int, int], Any], n: int) -> None:
-        """Call function(first, last) for ranges that cover 0 to n, on all threads."""
-        step = max(16, -(-n // (4 * self._threads * 16)) * 16)
-        units = [self._pool.submit(function, first, min(first + step, n)) for first in range(0, n, step)]
-        for unit in units:
-            self.check()
-            unit.result()
-
-    def _unit(
-        self,
-        info: engine.TensorInfo,
-        array: NDArray[Any],
-        dtype: engine.Dtype,
-        first: int,
-        last: int,
-        packed: NDArray[np.uint8],
-    ) -> None:
-        self.check()
-        engine.pack(info, array, dtype, first, last, packed)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped = True
-        for pool in (self._pool, self._digest, self.writer):
-            pool.shutdown(cancel_futures=True)
-
-
-class _Output:
-    """Writes packed tensors behind the packing, with their checksums; at most a few wait."""
-
-    def __init__(self, writer: ModelWriter, workers: _Workers, header_bytes: int) -> None:
-        self._writer = writer
-        self._workers = workers
-        self._header_bytes = header_bytes
-        self._waiting: deque[tuple[int, Future[None]]] = deque()
-        self._waiting_bytes = 0
-
-    def put(self, info: engine.TensorInfo, packed: NDArray[np.uint8]) -> None:
-        """Hand a tensor over; waits while much is waiting already. One large tensor may wait."""
-        while self._waiting and self._waiting_bytes + packed.nbytes > _MAX_WAITING_BYTES:
-            self._finish_one()
-        self._waiting_bytes += packed.nbytes
-        self._waiting.append((packed.nbytes, self._workers.writer.submit(self._write, info, packed)))
-
-    def finish(self) -> None:
-        """Wait for all."""
-        while self._waiting:
-            self._finish_one()
-
-    def _finish_one(self) -> None:
-        size, future = self._waiting.popleft()
-        self._waiting_bytes -= size
-        self._workers.result(future)
-
-    def _write(self, info: engine.TensorInfo, packed: NDArray[np.uint8]) -> None:
-        crc = 0
-        for at in range(0, packed.nbytes, _WRITE_BYTES):
-            self._workers.check()
-            part = packed.data[at : at + _WRITE_BYTES]
-            crc = zlib.crc32(part, crc)
-            self._writer.write(self._header_bytes + info.offset + at, part)
-        info.crc32 = crc
-
-
-class _Progress:
-    """Calls back now and then. Work is counted in bytes packed, or in what takes as long."""
-
-    def __init__(self, on_progress: Callable[[int, int], None] | None, total: int) -> None:
-        self._on_progress = on_progress
-        self._total = total
-        self._base = 0
-        self._last = 0.0
-
-    def expect(self, work: int) -> None:
-        """There is so much more to do."""
-        self._total += work
-
-    def within(self, done: int) -> None:
-        """*done* bytes of the current tensor."""
-        now = time.monotonic()
-        if self._on_progress is not None and now - self._last >= _PROGRESS_SECONDS:
-            self._last = now
-            self._on_progress(min(self._base + done, self._total), self._total)
-
-    def work(self, done: int) -> None:
-        """So much more is done."""
-        self._base += done
-        self.within(0)
-
-    def done(self) -> None:
-        """All is written."""
-        if self._on_progress is not None:
-            self._on_progress(self._total, self._total)

@@ -88,7 +88,7 @@ def test_q8_is_within_half_a_step_and_vectors_stay_exact(checkpoint: Path, tmp_p
 
 @pytest.mark.parametrize("preset", ["q8", "q6", "q5", "q4", "f16", "f32"])
 def test_same_bytes_for_any_number_of_threads(tmp_path: Path, preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rwkv_cpu.quantize.pipeline._UNIT_BYTES", 1 << 10)  # so that tiny tensors are split too
+    monkeypatch.setattr("rwkv_cpu.quantize.workers._UNIT_BYTES", 1 << 10)  # so that tiny tensors are split too
     source = write_checkpoint(tmp_path / "m.pth", rwkv7_tensors(n_embd=128, n_ffn=320), "bf16")
     digests = set()
     for threads in (1, 2, 3, 7):
