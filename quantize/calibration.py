@@ -52,6 +52,7 @@ SAMPLES, SAMPLE_TOKENS = 32, 256
 _MAX_TEXT_BYTES = 64 << 20
 _CHUNK = 1024  # tokens of a pass: products of the inputs with themselves are worth it
 _SEED = 0
+_ORDER_GAIN = 1.0  # nats a token; the two trained models: 1.8 on foreign text, with each other's tokenizer 0.1 to 0.6
 _CLUSTERS, _CLUSTER_ROUNDS, _CLUSTER_BYTES = 16, 8, 1 << 29
 _SHARED = 0.2  # of the contexts of all rows, beside those of a cluster
 _TEXT_HINT = "Give a plain UTF-8 text of some pages, of the kind that the model will be used for."
@@ -323,10 +324,11 @@ def text_sequences(
     random = np.random.default_rng(_SEED)
     in_order = reference.likelihood(probe)
     shuffled = reference.likelihood([random.permutation(piece) for piece in probe])
-    if in_order < shuffled and in_order < math.log(reference.n_vocab):
+    if in_order < math.log(reference.n_vocab):
         return pieces
-    if required and in_order >= shuffled:
-        raise _foreign(where, f"the model likes its tokens no better in order than shuffled ({in_order:.1f} nats each)")
+    # A text of another kind is hard to guess, too, but in its order less than without any.
+    if required and in_order > shuffled - _ORDER_GAIN:
+        raise _foreign(where, f"its tokens are as surprising in order as shuffled ({in_order:.1f} nats each)")
     _log.info("%s: foreign to this model (%.1f nats a token)", where, in_order)
     return pieces if required else []
 

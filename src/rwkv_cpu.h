@@ -182,7 +182,7 @@ const char *rwkvc_version_name(uint32_t version);
 int32_t rwkvc_format_by_name(const char *name);
 const char *rwkvc_format_name(uint32_t format);
 /* The format a file of quantisation `preset` stores a kind in: q8 → f16 for low-rank pairs, f32 for vectors;
- * q4, q5 → q6 for embeddings. */
+ * q5 → q6 for the embedding, q4 → q5 for embedding and head. */
 uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind);
 
 /* --------------------------------------------------------------------------- making model files */

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--format",
     "weight_format",
     type=click.Choice(["q8", "q6", "q5", "q4", "f16", "f32"]),
-    help="How the matrices are stored. Default: q8. In q4 and q5 the embedding is q6.",
+    help="How the matrices are stored. Default: q8. In q4 embedding and head are q5, in q5 the embedding is q6.",
 )
 @click.option(
     "--bits",

@@ -33,7 +33,9 @@ uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind) {
     case RWKVC_KIND_VECTOR: return RWKVC_FORMAT_F32;
     case RWKVC_KIND_LOW_RANK: return preset == RWKVC_FORMAT_F32 ? RWKVC_FORMAT_F32 : RWKVC_FORMAT_F16;
     case RWKVC_KIND_EMBEDDING: /* costs size only: a token reads one row; and every error of it goes through all layers */
-        return preset == RWKVC_FORMAT_Q4 || preset == RWKVC_FORMAT_Q5 ? RWKVC_FORMAT_Q6 : preset;
+        if (preset == RWKVC_FORMAT_Q5) return RWKVC_FORMAT_Q6;
+        return preset == RWKVC_FORMAT_Q4 ? RWKVC_FORMAT_Q5 : preset;
+    case RWKVC_KIND_HEAD: return preset == RWKVC_FORMAT_Q4 ? RWKVC_FORMAT_Q5 : preset;
     default: return preset;
     }
 }

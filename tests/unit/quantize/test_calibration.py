@@ -25,7 +25,9 @@ FORMATS = {"q8": engine.FORMAT_Q8, "q6": engine.FORMAT_Q6, "q5": engine.FORMAT_Q
 
 
 @pytest.fixture(autouse=True)
-def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_samples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "shared" in request.fixturenames:
+        return  # a trained model: calibrated as users do
     monkeypatch.setattr(calibration, "SAMPLES", 8)
     monkeypatch.setattr(calibration, "SAMPLE_TOKENS", 96)
 
