@@ -146,6 +146,9 @@ def quantize(
                 plan = _mixture(reference, sequences, plan, bits, room, progress)
             if text is not None:
                 calibrator = _calibrator(reference, sequences, plan, progress)
+        calibrated_with = None if calibration is None else Path(calibration).name
+        given = {"format": preset, "bits": bits, "size_bytes": size_bytes, "calibration": calibrated_with}
+        options = {name: value for name, value in given.items() if value is not None} | {"tokenizer": embedded.kind}
         about = {
             "rwkv_cpu.version": __version__,
             "rwkv_cpu.architecture": sizes.name,
@@ -153,15 +156,7 @@ def quantize(
             "rwkv_cpu.bits_per_weight": f"{plan.bits_per_weight:.4f}",
             "rwkv_cpu.parameters": str(plan.parameters),
             "rwkv_cpu.tokenizer": embedded.kind,
-            "rwkv_cpu.options": json.dumps(
-                {
-                    "format": preset,
-                    "bits": bits,
-                    "size_bytes": size_bytes,
-                    "calibration": None if calibration is None else Path(calibration).name,
-                    "tokenizer": embedded.kind,
-                }
-            ),
+            "rwkv_cpu.options": json.dumps(options),
             "rwkv_cpu.source": source.name or source.resolve().name,
             "rwkv_cpu.source_kind": checkpoint.kind,
             "rwkv_cpu.source_bytes": str(source_bytes),
@@ -182,7 +177,7 @@ def quantize(
         bits_per_weight=plan.bits_per_weight,
         file_bits_per_weight=8 * size / plan.parameters,
         formats=plan.formats,
-        calibration=None if calibration is None else Path(calibration).name,
+        calibration=calibrated_with,
         seconds=time.perf_counter() - began,
     )
     _log.info("converted %s to %s: %d bytes in %.2f s", source, target, size, report.seconds)
