@@ -199,20 +199,6 @@ def importance(checkpoint: Path, folder: Path) -> Path:
     return target
 
 
-def gguf_bits(path: Path) -> float:
-    """Bits per weight of a GGUF file's embedding, head and matrices."""
-    from rwkv_cpu.checkpoint import open_checkpoint
-
-    with open_checkpoint(path) as checkpoint:
-        bits = numbers = 0
-        for name, meta in checkpoint.tensors.items():
-            roles = (*GGUF_NAMES, "emb", "head")
-            if any(name.endswith(f"{role}.weight") for role in roles):
-                bits += 8 * checkpoint.read(name).nbytes
-                numbers += meta.elements
-    return bits / numbers
-
-
 def rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     exact = folder / "f32.rwkv"
     quantize(options.checkpoint, exact, format="f32")
@@ -238,10 +224,11 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     for kind in THEIRS:
         for extra in ([], [str(matrix)]) if kind not in ("Q8_0", "Q4_0") else ([],):
             run = [options.peer_python, HERE / "worker_llama_quantize.py", whole, theirs, kind, *extra]
-            subprocess.run(run, check=True)
+            said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+            bits = float(said.rpartition("bits per weight: ")[2])
             quantize(theirs, file, format="f32", tokenizer="none", force=True)
             row = judge.weights_of(file, f"{kind}{' (imatrix)' if extra else ''}")
-            changes: dict[str, Any] = {"bits_per_weight": gguf_bits(theirs), "file_bytes": theirs.stat().st_size}
+            changes: dict[str, Any] = {"bits_per_weight": bits, "file_bytes": theirs.stat().st_size}
             if options.end_to_end:
                 run = [options.peer_python, HERE / "worker_llama_logits.py", theirs, folder / "ids.npy"]
                 subprocess.run([*run, folder / "logits.npy"], check=True)

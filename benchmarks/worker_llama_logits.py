@@ -21,6 +21,7 @@ def main() -> int:
     llama = llama_cpp.Llama(model, n_ctx=len(ids) + 64, n_batch=512, logits_all=True, verbose=False)
     llama.eval(ids)
     np.save(target, np.asarray(llama.scores[: len(ids)], np.float32))
+    llama.close()
     return 0
 
 

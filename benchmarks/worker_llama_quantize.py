@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from typing import Any
 
+import gguf
 import llama_cpp
 import numpy as np
+
+MATRIX = re.compile(
+    r"^(token_embd|output|.*\.(time_mix_(receptance|key|value|output)|channel_mix_(key|value)))\.weight$",
+)
 
 
 def importance(path: str) -> tuple[Any, list[Any]]:
@@ -41,7 +47,16 @@ def main() -> int:
         entries, kept = importance(rest[0])
         options.imatrix = ctypes.cast(entries, type(options.imatrix))
         del kept[len(entries) :]
-    return int(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options)))
+    status = int(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options)))
+    if status == 0:
+        print(f"bits per weight: {bits_per_weight(target)}")
+    return status
+
+
+def bits_per_weight(path: str) -> float:
+    """Of embedding, head and matrices; low-rank pairs and vectors stay apart, as in ours."""
+    own = [t for t in gguf.GGUFReader(path).tensors if MATRIX.search(t.name)]
+    return float(8 * sum(t.n_bytes for t in own) / sum(t.n_elements for t in own))
 
 
 if __name__ == "__main__":

@@ -95,12 +95,13 @@ class PatientProgress:
     def _draw(self, total: int) -> Progress:
         # Imported when there is something to draw: most commands are done before.
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         bar = Progress(
             TextColumn("{task.description}", style="dim"),
             BarColumn(bar_width=30),
             TaskProgressColumn(style="dim"),
+            TimeRemainingColumn(compact=True),
             console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))),
             transient=True,
             auto_refresh=False,
