@@ -10,7 +10,7 @@ import numpy as np
 
 from rwkv_cpu import engine
 from rwkv_cpu.memory import available_bytes
-from rwkv_cpu.quantize.error_feedback import choose, factor
+from rwkv_cpu.quantize.error_feedback import Feedback, choose, factor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +25,7 @@ __all__ = ["BOOK", "INTEGERS", "PRODUCTS", "Calibrator", "pack_calibrated", "ten
 # point of Lloyd's algorithm with the search for scales that follows here. Books of a tensor's own gained 1 to 3 %.
 BOOK: NDArray[np.int8] = np.array([-127, -101, -81, -64, -49, -35, -22, -10, 1, 13, 25, 38, 51, 66, 85, 109], np.int8)
 _MIN_BUDGET_BYTES = 1 << 30
+_ROWS = 8192  # rows that are rounded together: bounds the memory of an embedding
 PRODUCTS = frozenset({engine.KIND_MATRIX, engine.KIND_VALUE, engine.KIND_HEAD})
 INTEGERS = frozenset({engine.FORMAT_Q8, engine.FORMAT_Q6, engine.FORMAT_Q5, engine.FORMAT_Q4})
 # What reads the residual stream through a layer norm: these say which errors of the embedding matter.
@@ -149,17 +150,22 @@ def pack_calibrated(
 ) -> None:
     """Choose integers for *weights* [rows, cols] and pack them; run(function, n) covers 0..n in ranges, in threads."""
     book = BOOK if info.format == engine.FORMAT_Q4 else None
+    integers: NDArray[np.int8] = np.zeros(weights.shape, np.int8)
+    scales: NDArray[np.float16] = np.zeros((len(weights), -(-info.cols // 32)), np.float16)
+
+    def solve(rows: NDArray[np.intp], feedback: Feedback) -> None:
+        for at in range(0, len(rows), _ROWS):
+            own = rows[at : at + _ROWS]
+            chosen = choose(info, weights[own], feedback, book, run)
+            integers[own], scales[own] = chosen.integers, chosen.scales
+
     if isinstance(hessian, np.ndarray):
-        chosen = choose(info, weights, factor(hessian), book, run)
-        integers, scales = chosen.integers, chosen.scales
+        solve(np.arange(len(weights)), factor(hessian))
     else:
-        integers = np.zeros(weights.shape, np.int8)
-        scales = np.zeros((len(weights), -(-info.cols // 32)), np.float16)
-        for c, own in enumerate(hessian.hessians):
+        for c, own_hessian in enumerate(hessian.hessians):
             rows = np.flatnonzero(hessian.cluster == c)
             if len(rows):
-                chosen = choose(info, weights[rows], factor(own), book, run)
-                integers[rows], scales[rows] = chosen.integers, chosen.scales
+                solve(rows, factor(own_hessian))
 
     def pack(first: int, last: int) -> None:
         engine.pack_integers(info, integers, scales, first, last, packed, book)
