@@ -12,7 +12,7 @@ from rwkv_cpu.checkpoint.base import FLOAT_DTYPES, shown
 from rwkv_cpu.errors import RwkvError, UnsupportedModelError
 
 # GGML blocks, which the engine packs as they are.
-BLOCK_DTYPES = frozenset({"q8_0", "q4_0"})
+BLOCK_DTYPES = frozenset({"q8_0", "q5_0", "q4_0"})
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -63,7 +63,7 @@ def resolve(
 
     Args:
         name_or_path: "demo", a .rwkv file or a checkpoint.
-        format: for a checkpoint "q8" (default), "f16" or "f32"; for a .rwkv file None, or what it is.
+        format: for a checkpoint "q8" (default), "q6", "q5", "q4", "f16" or "f32"; for a .rwkv file None, or what it is.
         adapter: for a checkpoint: merged into it.
         on_progress: called with (bytes done, bytes in all) while converting.
         cancel: a CancelToken.

@@ -131,7 +131,7 @@ class Model:
         """Open "demo", a .rwkv file, or a checkpoint, which is converted first, into the user's cache.
 
         Args:
-            format: of a converted checkpoint: "q8" (the default), "f16" or "f32" (exact).
+            format: of a converted checkpoint: "q8" (the default), "q6", "q5", "q4", "f16" or "f32" (exact).
             threads: None: one per physical core that this process may use.
             isa: None: the best, or what RWKV_CPU_ISA says.
             preload: map the weights' pages in the background, behind everything else, so that the first forward finds

@@ -205,15 +205,15 @@ class AdaptedCheckpoint(WrappedCheckpoint):
 
 
 def as_f32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    """What a reader gave, widened to f32: a new array. Args: dtype: of its TensorMeta; blocks of q8_0 and q4_0 too."""
+    """What a reader gave, widened to f32: a new array. Args: dtype: of its TensorMeta; GGML's blocks too."""
     if dtype == "bf16":
         bits = array.astype(np.uint32, order="C")
         bits <<= 16
         return bits.view(np.float32)
     if dtype in BLOCK_BYTES:
-        from rwkv_cpu.checkpoint.ggml_blocks import Q4_0, Q8_0, dequantise
+        from rwkv_cpu.checkpoint.ggml_blocks import BLOCKS, dequantise
 
-        kind = Q8_0 if dtype == "q8_0" else Q4_0
+        kind = BLOCKS[dtype]
         blocks = np.ascontiguousarray(array, np.uint8).reshape(-1)
         return dequantise(kind, blocks, blocks.size // kind.size_bytes * kind.values)
     with np.errstate(over="ignore"):  # what becomes Inf is refused by name when it is packed

@@ -54,7 +54,7 @@ ITEM_BYTES: Mapping[str, int] = {name: dtype.itemsize for name, dtype in NUMPY_D
 FLOAT_DTYPES = frozenset({"f64", "f32", "f16", "bf16"})
 # ggml's blocks of 32 values that the engine takes undecoded: a matrix is read as uint8 [rows, bytes of its blocks].
 BLOCK_VALUES = 32
-BLOCK_BYTES: Mapping[str, int] = {"q8_0": 34, "q4_0": 18}
+BLOCK_BYTES: Mapping[str, int] = {"q8_0": 34, "q5_0": 22, "q4_0": 18}
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _LOW_RANK_6 = frozenset({"time_maa_w1", "time_maa_w2", "time_decay_w1", "time_de
 class GgmfCheckpoint(GgmlFile):
     """See checkpoint.base.Checkpoint. Tensors have BlinkDL's names and orientation.
 
-    Q8_0 and Q4_0 matrices are given as blocks; other quantised types are decoded to f32.
+    Q8_0, Q5_0 and Q4_0 matrices are given as blocks; other quantised types are decoded to f32.
     """
 
     kind = "ggmf"

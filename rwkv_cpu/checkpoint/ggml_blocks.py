@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["F32", "Q4_0", "Q8_0", "TYPES", "GgmlType", "can_decode", "dequantise", "scale_blocks", "type_of"]
+__all__ = [
+    "BLOCKS",
+    "F32",
+    "Q4_0",
+    "Q5_0",
+    "Q8_0",
+    "TYPES",
+    "GgmlType",
+    "can_decode",
+    "dequantise",
+    "scale_blocks",
+    "type_of",
+]
 
 # Values decoded at a time: temporaries stay in the megabytes whatever the tensor's size.
 _SLICE_VALUES = 1 << 18
@@ -66,7 +78,8 @@ def _types() -> dict[int, GgmlType]:
 
 
 TYPES = _types()
-F32, Q4_0, Q8_0 = TYPES[0], TYPES[2], TYPES[8]
+F32, Q4_0, Q5_0, Q8_0 = TYPES[0], TYPES[2], TYPES[6], TYPES[8]
+BLOCKS = {"q8_0": Q8_0, "q5_0": Q5_0, "q4_0": Q4_0}  # those that the engine takes as they are
 
 # Known by name only: removed from llama.cpp, or never written to files.
 _OTHER_NAMES = {
@@ -128,7 +141,7 @@ def dequantise(kind: GgmlType, raw: NDArray[np.uint8], elements: int) -> NDArray
 
 
 def scale_blocks(kind: GgmlType, blocks: NDArray[np.uint8], power: int) -> NDArray[np.uint8]:
-    """Q8_0 or Q4_0 blocks [..., bytes] whose values are 2**power times those of *blocks*: exact, as only scales change.
+    """Q8_0, Q5_0 or Q4_0 blocks [..., bytes] of 2**power times the values of *blocks*: exact, as only scales change.
 
     Raises: FormatError: a scale would leave float16's range.
     """

@@ -35,7 +35,7 @@ __all__ = ["MAX_TENSORS", "GgmlFile", "Source", "StoredTensor", "is_matrix"]
 MAX_TENSORS = 1 << 16
 _MAX_ELEMENTS = 1 << 48
 # Blocks that the engine takes as they are: ggml's id → the checkpoint's name for it.
-_PASSED_ON = {8: "q8_0", 2: "q4_0"}
+_PASSED_ON = {8: "q8_0", 2: "q4_0", 6: "q5_0"}
 _BYTE = np.dtype("u1")
 _MATRICES = re.compile(
     r"emb\.weight|head\.weight|blocks\.\d+\.(att\.(receptance|key|value|gate|output)|ffn\.(key|value|receptance))"
@@ -114,7 +114,7 @@ class GgmlFile:
         raise NotImplementedError
 
     def read(self, name: str) -> NDArray[Any]:
-        """One tensor; q8_0 and q4_0 as uint8 [rows, bytes of a row], what has to be decoded as new f32."""
+        """One tensor; q8_0, q5_0 and q4_0 as uint8 [rows, bytes of a row], what has to be decoded as new f32."""
         source, dtype = self._sources[name], self.tensors[name].dtype
         stored = source.stored
         step = stored.size_bytes // source.parts

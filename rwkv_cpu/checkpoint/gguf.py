@@ -139,8 +139,8 @@ class _Cursor:
 class GgufCheckpoint(GgmlFile):
     """See checkpoint.base.Checkpoint. Tensors have BlinkDL's names and orientation, whatever the file calls them.
 
-    Q8_0 and Q4_0 matrices are given as blocks; other quantised types are decoded to f32. Where the file's weights are
-    divided for float16 arithmetic (rescale_every_n_layers), that is undone, exactly.
+    Q8_0, Q5_0 and Q4_0 matrices are given as blocks; other quantised types are decoded to f32. Where the file's weights
+    are divided for float16 arithmetic (rescale_every_n_layers), that is undone, exactly.
 
     Attributes:
         keys: the file's metadata; arrays are not in it.

@@ -61,7 +61,8 @@ def export(
         target: FILE.safetensors (BlinkDL's names and shapes) or FILE.gguf (RWKV-6 and 7, for llama.cpp). Appears
             complete or not at all.
         dtype: "f32", "f16" or "bf16", rounding where needed; in GGUF vectors stay f32. Default: exact. What is stored
-            as floats stays as it is; quantised matrices become Q8_0 or Q4_0 blocks in GGUF, f32 in safetensors.
+            as floats stays as it is; matrices of q8 and of GGML's blocks become Q8_0, Q5_0 or Q4_0 blocks in GGUF,
+            other quantised ones f32; in safetensors all become f32.
         force: replace an existing target.
         on_progress: called with (bytes written, bytes in all).
         cancel: a CancelToken; another thread may set it.

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkv_cpu.checkpoint.ggml_blocks import Q4_0, Q8_0, dequantise
+from rwkv_cpu.checkpoint.ggml_blocks import BLOCKS, Q8_0, dequantise
 from rwkv_cpu.errors import FormatError, NonFiniteError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["BLOCKS", "blocks_of_q8", "converted", "float32_of"]
-
-BLOCKS = {"q8_0": Q8_0, "q4_0": Q4_0}
 
 
 def float32_of(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:

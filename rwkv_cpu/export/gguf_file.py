@@ -37,9 +37,9 @@ _log = logging.getLogger("rwkv_cpu")
 _VERSION = 3
 _ALIGN_BYTES = 32
 _VERSIONS = {"6.0": "rwkv6", "7.0": "rwkv7"}
-_GGML = {"f32": TYPES[0], "f16": TYPES[1], "bf16": TYPES[30], "q8_0": TYPES[8], "q4_0": TYPES[2]}
+_GGML = {"f32": TYPES[0], "f16": TYPES[1], "bf16": TYPES[30], "q8_0": TYPES[8], "q5_0": TYPES[6], "q4_0": TYPES[2]}
 # llama.cpp's name for a file by what most of its matrices are (LLAMA_FTYPE_*).
-_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q5_0": 8, "bf16": 32}
 _CONTEXT_TOKENS = 1 << 20  # there is no limit, but the key is required
 _QUANTISATION_VERSION = 2
 _BLANK_LINE = 261  # "\n\n" in World's vocabulary ends a turn

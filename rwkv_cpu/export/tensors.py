@@ -20,7 +20,7 @@ import numpy as np
 from rwkv_cpu import engine
 from rwkv_cpu.checkpoint import kind_of, open_checkpoint
 from rwkv_cpu.errors import FormatError, NonFiniteError
-from rwkv_cpu.export.dtypes import blocks_of_q8, float32_of
+from rwkv_cpu.export.dtypes import BLOCKS, blocks_of_q8, float32_of
 from rwkv_cpu.modelfile import ModelFile
 from rwkv_cpu.quantize.plan import recognise
 
@@ -44,7 +44,7 @@ _DONE = "att.time_decay_done"
 
 @dataclass(frozen=True)
 class ExportTensor:
-    """*dtype*: "f32", "f16", "bf16", or "q8_0" and "q4_0" for rows of blocks. *shape*: canonical.
+    """*dtype*: "f32", "f16", "bf16", or "q8_0", "q5_0" and "q4_0" for rows of blocks. *shape*: canonical.
 
     matrix: one of the big ones, y = W x. low_rank: one of the pairs stored [in, out]. exact: the values are the
     source's own, not computed back from others.
@@ -145,7 +145,7 @@ class _FromCheckpoint:
             return
         if dtype == "f64":
             array = array.astype(np.float32)
-        if array.ndim != len(self.tensors[name].shape) and dtype not in ("q8_0", "q4_0"):
+        if array.ndim != len(self.tensors[name].shape) and dtype not in BLOCKS:
             array = array.reshape(self.tensors[name].shape)
         for first, last in _ranges(array.shape[0] if array.ndim else 1, array.nbytes):
             yield np.ascontiguousarray(array[first:last] if array.ndim else array)

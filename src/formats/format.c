@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "kernels/kernels.h"
 #include "threads/pool.h"
 
 static const rwkvc_format *const formats[] = {
@@ -62,8 +63,12 @@ rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *sourc
         return rwkvc_fail(RWKVC_E_ARGUMENT, "%s: cannot pack panels %llu to %llu of %llu", info->name,
                           (unsigned long long)first, (unsigned long long)last, (unsigned long long)panels);
     const rwkvc_format *format = rwkvc_format_get(info->format);
+    const char *isa;
+    rwkvc_status status = rwkvc_isa_default(&isa);
+    if (status) return status;
     uint64_t environment = rwkvc_float_environment();
-    rwkvc_status status = format->pack(info, source, first, last, dst);
+    status = format->pack(info, source, rwkvc_kernels_get(isa), first, last, dst);
+
     rwkvc_float_restore(environment);
     return status;
 }

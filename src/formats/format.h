@@ -9,6 +9,8 @@
 #pragma GCC visibility push(hidden)
 #endif
 
+struct rwkvc_kernels;
+
 typedef struct {
     const char *name;
     /* Bits of a stored integer; 0: the format keeps floats. */
@@ -17,8 +19,8 @@ typedef struct {
     uint64_t (*bytes)(uint32_t format, uint32_t kind, uint64_t rows, uint64_t cols);
     /* Rows of one unit of packing. */
     uint64_t (*panel_rows)(uint32_t format, uint32_t kind);
-    rwkvc_status (*pack)(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first, uint64_t last,
-                         uint8_t *dst);
+    rwkvc_status (*pack)(const rwkvc_tensor_info *info, const rwkvc_source *source, const struct rwkvc_kernels *kernels,
+                         uint64_t first, uint64_t last, uint8_t *dst);
     /* One row of stored values. */
     void (*unpack_row)(const rwkvc_tensor_info *info, const uint8_t *packed, uint64_t row, float *dst);
 } rwkvc_format;
@@ -31,8 +33,8 @@ enum { RWKVC_N_FORMATS = 6 }; /* but for BYTES */
 const rwkvc_format *rwkvc_format_get(uint32_t format); /* NULL for unknown ones */
 
 /* source.c: `n` values of a row from column `col` on, as f32. E_NONFINITE names tensor, row and column. */
-rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t row, uint64_t col,
-                               uint64_t n, float *dst);
+rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source,
+                               const struct rwkvc_kernels *kernels, uint64_t row, uint64_t col, uint64_t n, float *dst);
 /* Source dtypes that are groups of 32 integers with an f16 scale, with the range of their integers. */
 bool rwkvc_source_is_integer(const rwkvc_source *source, uint32_t *bits);
 /* A group of such a source: integers and the bits of the scale. */

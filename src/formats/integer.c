@@ -12,9 +12,10 @@ enum {
 
 /* q - 8, so that a tensor is exactly what Q4_0 is. */
 static const int8_t linear_book[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-/* The best 16 values for normally distributed weights in groups of 32 whose scale minimises the squared error: found by
- * alternating between both (Lloyd's method), then rounded. */
-static const int8_t normal_book[16] = {-127, -96, -75, -58, -43, -30, -18, -6, 6, 18, 30, 43, 58, 75, 96, 127};
+/* The best 16 values for normally distributed weights in groups of 32, each with the scale that leaves the least squared
+ * error: found by alternating between both (Lloyd's method), then rounded. Which end is the longer one is for the scale's
+ * sign to say. */
+static const int8_t normal_book[16] = {-127, -100, -78, -61, -47, -33, -21, -9, 2, 13, 25, 36, 50, 65, 82, 106};
 
 static bool is_matrix(uint32_t kind) { return kind == RWKVC_KIND_MATRIX || kind == RWKVC_KIND_HEAD; }
 
@@ -176,7 +177,7 @@ static rwkvc_status quantise_rows(const packing *p, uint64_t row, uint64_t group
     for (uint32_t lane = 0; lane < LANES; lane++) {
         uint64_t read = lane < n_rows ? n : 0;
         if (read) {
-            rwkvc_status status = rwkvc_source_read(info, p->source, row + lane, col, read, values[lane]);
+            rwkvc_status status = rwkvc_source_read(info, p->source, p->kernels, row + lane, col, read, values[lane]);
             if (status) return status;
         }
         memset(values[lane] + read, 0, (n_groups * RWKVC_GROUP - read) * sizeof(float));
@@ -315,19 +316,17 @@ static rwkvc_status choose(packing *p) {
     return RWKVC_OK;
 }
 
-static rwkvc_status integer_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first,
-                                 uint64_t last, uint8_t *dst) {
-    const char *isa;
-    rwkvc_status status = rwkvc_isa_default(&isa);
-    if (status) return status;
+static rwkvc_status integer_pack(const rwkvc_tensor_info *info, const rwkvc_source *source,
+                                 const rwkvc_kernels *kernels, uint64_t first, uint64_t last, uint8_t *dst) {
+
     uint32_t bits = rwkvc_bits(info->format);
     packing p = {.info = info,
                  .source = source,
-                 .kernels = rwkvc_kernels_get(isa),
+                 .kernels = kernels,
                  .data = dst + rwkvc_header_bytes(bits),
                  .groups = rwkvc_ceil_div(info->cols, RWKVC_GROUP),
                  .bits = bits};
-    status = choose(&p);
+    rwkvc_status status = choose(&p);
     for (int i = 0; !status && bits == 4 && first == 0 && i < 16; i++) dst[i] = (uint8_t)(p.book[i] + 128);
     for (uint64_t panel = first; !status && panel < last;) {
         if (info->kind == RWKVC_KIND_EMBEDDING) {

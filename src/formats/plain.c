@@ -46,8 +46,8 @@ static rwkvc_status put(const rwkvc_tensor_info *info, uint8_t *dst, uint64_t ro
     return RWKVC_OK;
 }
 
-static rwkvc_status plain_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first, uint64_t last,
-                               uint8_t *dst) {
+static rwkvc_status plain_pack(const rwkvc_tensor_info *info, const rwkvc_source *source,
+                               const struct rwkvc_kernels *kernels, uint64_t first, uint64_t last, uint8_t *dst) {
     uint64_t rows = plain_panel_rows(info->format, info->kind);
     float values[256];
     for (uint64_t row = first * rows; row < last * rows; row++) {
@@ -56,7 +56,7 @@ static rwkvc_status plain_pack(const rwkvc_tensor_info *info, const rwkvc_source
             if (row >= info->rows) {
                 memset(values, 0, sizeof values); /* rows that fill the last panel up */
             } else {
-                rwkvc_status status = rwkvc_source_read(info, source, row, col, n, values);
+                rwkvc_status status = rwkvc_source_read(info, source, kernels, row, col, n, values);
                 if (status) return status;
             }
             for (uint64_t i = 0; i < n; i++) {

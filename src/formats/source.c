@@ -2,7 +2,7 @@
  * Values as checkpoints store them: any float type, transforms, GGML's blocks. */
 #include <math.h>
 
-#include "formats/format.h"
+#include "kernels/kernels.h"
 
 /* exp in f64, the same bits on every machine (a C library's are its own): x = n ln 2 + r, the series of exp(r). */
 static double exp_f64(double x) {
@@ -82,7 +82,8 @@ static void read_blocks(const rwkvc_source *source, uint64_t row, uint64_t cols,
     }
 }
 
-static void read_floats(const rwkvc_source *source, uint64_t row, uint64_t col, uint64_t n, float *dst) {
+static void read_floats(const rwkvc_source *source, const rwkvc_kernels *kernels, uint64_t row, uint64_t col,
+                        uint64_t n, float *dst) {
     uint64_t block = source->block_rows ? row / source->block_rows : 0;
     int64_t at =
         (int64_t)block * source->block_stride + (int64_t)(row - block * source->block_rows) * source->row_stride;
@@ -92,26 +93,36 @@ static void read_floats(const rwkvc_source *source, uint64_t row, uint64_t col, 
         return;
     }
     at += (int64_t)col * step;
-    if (source->dtype == RWKVC_DTYPE_F32)
-        for (uint64_t i = 0; i < n; i++) dst[i] = ((const float *)source->data)[at + (int64_t)i * step];
+    if (step == 1)
+        kernels->widen(source->dtype, (const uint8_t *)source->data + at * (source->dtype == RWKVC_DTYPE_F32 ? 4 : 2),
+                       n, dst);
     else
         for (uint64_t i = 0; i < n; i++) dst[i] = element(source, at + (int64_t)i * step);
 }
 
-rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t row, uint64_t col,
-                               uint64_t n, float *dst) {
+/* Adding one to an exponent of all ones carries into the sign's place; without a branch, so that it is fast. */
+static bool all_finite(const float *x, uint64_t n) {
+    uint32_t carry = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        carry |= (bits & 0x7f800000u) + 0x00800000u;
+    }
+    return !(carry >> 31);
+}
+
+rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, const rwkvc_kernels *kernels,
+                               uint64_t row, uint64_t col, uint64_t n, float *dst) {
     if (source->dtype > RWKVC_DTYPE_BF16)
         read_blocks(source, row, info->cols, col, n, dst);
     else
-        read_floats(source, row, col, n, dst);
-    /* x - x is 0 for finite x and NaN otherwise; the sum keeps a NaN, so that the loop has no branch. */
-    float worst = 0;
-    for (uint64_t i = 0; i < n; i++) worst += dst[i] - dst[i];
-    for (uint64_t i = 0; worst == 0 && info->transform && i < n; i++) {
-        dst[i] = transformed(info->transform, dst[i]);
-        worst += dst[i] - dst[i];
+        read_floats(source, kernels, row, col, n, dst);
+    bool finite = all_finite(dst, n);
+    if (finite && info->transform) {
+        for (uint64_t i = 0; i < n; i++) dst[i] = transformed(info->transform, dst[i]);
+        finite = all_finite(dst, n);
     }
-    if (worst == 0) return RWKVC_OK;
+    if (finite) return RWKVC_OK;
     for (uint64_t i = 0; i < n; i++)
         if (!isfinite(dst[i]))
             return rwkvc_fail(RWKVC_E_NONFINITE, "%s holds %s at row %llu, column %llu", info->name,

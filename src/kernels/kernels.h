@@ -97,7 +97,7 @@ typedef struct {
     const float *importance; /* [32] of each input's squared error */
 } rwkvc_feedback;
 
-typedef struct {
+typedef struct rwkvc_kernels {
     const char *name;
     uint32_t q8_tile, plain_tile;
 

@@ -85,7 +85,7 @@ static void KERNEL(quantise_5)(const float *x, const int8_t *book, int8_t *q, ui
 
 /* Value and number of the book's entry that is nearest: the limits between neighbours lie in the middle. */
 static void KERNEL(quantise_4)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
-    enum { TRIES = 4 };
+    enum { TRIES = 3 };
     float limit[15], entry[16];
     for (int i = 0; i < 16; i++) entry[i] = (float)book[i];
     for (int i = 0; i < 15; i++) limit[i] = 0.5f * (entry[i] + entry[i + 1]);
@@ -94,7 +94,7 @@ static void KERNEL(quantise_4)(const float *x, const int8_t *book, int8_t *q, ui
     KERNEL(choice) best = {vf_zero(), vf_zero()};
     for (int try = -TRIES; try <= TRIES; try++)
         for (int end = 0; end < 16; end += 15) {
-            vf inverse = vf_div(vf_set1(entry[end] * (1 + 0.04f * (float)try)), divisor);
+            vf inverse = vf_div(vf_set1(entry[end] * (1 + 0.06f * (float)try)), divisor);
             vf xq = vf_zero(), qq = vf_zero();
             for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
                 vf y = vf_load(x + 16 * i), scaled = vf_mul(y, inverse), k = vf_set1(entry[0]);

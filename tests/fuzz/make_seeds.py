@@ -27,7 +27,7 @@ def main(models: Path, vocabularies: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "tiny.pth"
         write_pth(source, list(tensors(SHAPE)))
-        for name in ("f32", "f16", "q8"):
+        for name in ("f32", "f16", "q8", "q6", "q5", "q4"):
             quantize.quantize(source, models / f"tiny-{name}.rwkv", format=name, tokenizer="none", force=True)
 
 

@@ -243,9 +243,9 @@ def rwkv() -> list[bytes]:
         folder = Path(scratch)
         (folder / "tiny.pth").write_bytes(pth()[0])
         (folder / "vocabulary.txt").write_bytes(world()[0])
-        for kind in ("f32", "f16", "q8"):
+        for kind in ("f32", "f16", "q8", "q6", "q5", "q4"):
             quantize(folder / "tiny.pth", folder / kind, format=kind, tokenizer=folder / "vocabulary.txt")
-        return [(folder / kind).read_bytes() for kind in ("q8", "f16", "f32")]
+        return [(folder / kind).read_bytes() for kind in ("q8", "q6", "q5", "q4", "f16", "f32")]
 
 
 def state() -> list[bytes]:

@@ -13,13 +13,14 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rwkv_cpu import engine
+from rwkv_cpu import Model, engine
 from rwkv_cpu.describe import describe_file, verify_file
-from rwkv_cpu.errors import ChecksumError, FormatError, RwkvError, UnsupportedModelError
+from rwkv_cpu.errors import ChecksumError, FormatError, NonFiniteError, RwkvError, UnsupportedModelError
 from rwkv_cpu.modelfile import ModelFile, read_header
 from rwkv_cpu.quantize import quantize
 from tests.pth_writer import rwkv7_tensors, write_checkpoint
@@ -286,6 +287,37 @@ def test_header_and_table_that_disagree_are_found_by_verify(tmp_path: Path, good
     path.write_bytes(good.with_header(renamed))
     with pytest.raises(FormatError, match=r"emb\.weight"):
         verify_file(path)
+
+
+@pytest.mark.parametrize("fmt", ["q4", "q5", "q6", "q8"])
+def test_any_integers_and_any_book_give_the_same_logits_everywhere(tmp_path: Path, fmt: str) -> None:
+    """Every byte of a weight is valid, of a scale too but for NaN and Inf: nothing to overflow or to read past."""
+    source = write_checkpoint(tmp_path / "tiny.pth", rwkv7_tensors())
+    quantize(source, tmp_path / "tiny.rwkv", format=fmt, tokenizer="none")
+    raw = bytearray((tmp_path / "tiny.rwkv").read_bytes())
+    rng = np.random.default_rng(3)
+    header = Good(bytes(raw)).header
+    start = len(raw) - len(Good(bytes(raw)).data)
+    for name in ("emb.weight", "blocks.0.att.key.weight", "blocks.1.ffn.value.weight", "head.weight"):
+        begin, end = (start + at for at in header[name]["data_offsets"])
+        raw[begin:end] = (rng.integers(0, 256, end - begin) & 0xBB).astype(np.uint8).tobytes()  # no scale is infinite
+    (tmp_path / "damaged.rwkv").write_bytes(bytes(raw))
+    found = set()
+    for isa in engine.isas():
+        if isa.usable:
+            with Model(tmp_path / "damaged.rwkv", isa=isa.name) as model:
+                try:
+                    found.add(model.forward(range(9), logits="all")[0].tobytes())
+                except NonFiniteError as error:
+                    found.add(str(error).encode())
+    assert len(found) == 1
+
+
+def test_the_file_version_is_as_old_as_the_formats_allow(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "tiny.pth", rwkv7_tensors())
+    for fmt, version in {"q8": 1, "f16": 1, "q6": 2, "q5": 2, "q4": 2}.items():
+        quantize(source, tmp_path / "tiny.rwkv", format=fmt, tokenizer="none", force=True)
+        assert struct.unpack_from("<I", Good((tmp_path / "tiny.rwkv").read_bytes()).data, 8) == (version,)
 
 
 # -------------------------------------------------------------------------------------------- fuzz

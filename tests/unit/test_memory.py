@@ -34,7 +34,10 @@ def test_an_unknown_system_gives_no_warning():
 def test_a_checkpoint_is_forecast_as_what_it_will_be_converted_to(tmp_path):
     checkpoint = tmp_path / "x.pth"
     checkpoint.write_bytes(b"\0" * 160_000)
-    sizes = {f: memory.forecast_file(checkpoint, format=f).weights_bytes for f in ("q8", "f16", "f32")}
+    sizes = {
+        f: memory.forecast_file(checkpoint, format=f).weights_bytes for f in ("q4", "q5", "q6", "q8", "f16", "f32")
+    }
+    assert 45_000 < sizes["q4"] < sizes["q5"] < sizes["q6"] < 80_000
     assert 80_000 < sizes["q8"] < 100_000 < 160_000 <= sizes["f16"] < 170_000 < 320_000 <= sizes["f32"]
 
 

@@ -81,7 +81,7 @@ def test_quantised_types(tmp_path, number, ggml):
     with opened(tmp_path, tensors, data_type=number) as checkpoint:
         meta = checkpoint.tensors["blocks.1.att.key.weight"]
         got = checkpoint.read("blocks.1.att.key.weight")
-        if kind.name in ("Q8_0", "Q4_0"):
+        if kind.name in ("Q8_0", "Q5_0", "Q4_0"):
             assert meta.dtype == kind.name.lower()
             np.testing.assert_array_equal(got.reshape(-1), raw)
         else:

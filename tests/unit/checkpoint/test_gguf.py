@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from rwkv_cpu import Model
+from rwkv_cpu import Model, engine
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.checkpoint import ggml_file, open_checkpoint
-from rwkv_cpu.checkpoint.ggml_blocks import Q4_0, Q8_0, dequantise
+from rwkv_cpu.checkpoint.ggml_blocks import BLOCKS, Q4_0, Q8_0, TYPES, dequantise
 from rwkv_cpu.checkpoint.gguf_text import is_standard, vocabulary_from_tokens
 from rwkv_cpu.errors import FormatError, RwkvError, ShapeError, UnsupportedModelError
 from rwkv_cpu.quantize import quantize
@@ -165,6 +165,26 @@ def test_a_model_from_gguf_runs_as_the_one_from_pth(shared, tmp_path):
     np.testing.assert_allclose(logits[0], logits[1], atol=2e-4)
 
 
+@pytest.mark.parametrize("blocks", ["q4_0", "q5_0", "q8_0"])
+def test_blocks_survive_exactly_where_their_integers_fit(tmp_path, blocks):
+    kind = BLOCKS[blocks]
+    raw = np.random.default_rng(1).integers(0, 256, (w.C * w.C // 32, kind.size_bytes), dtype=np.uint8)
+    raw[:, :2] = np.random.default_rng(2).uniform(1e-3, 1e-1, (len(raw), 1)).astype("<f2").view(np.uint8)
+    file = w.gguf_of(w.rwkv7())
+    tensor = next(t for t in file.tensors if t.name == "blk.1.time_mix_key.weight")
+    tensor.kind, tensor.raw = next(number for number, found in TYPES.items() if found is kind), raw.tobytes()
+    (tmp_path / "m.gguf").write_bytes(file.to_bytes())
+    exact = dequantise(kind, raw.reshape(-1), w.C * w.C).reshape(w.C, w.C)
+    bits = {"q4_0": 4, "q5_0": 5, "q8_0": 8}[blocks]
+    for fmt in ("q8", "q6", "q5", "q4"):
+        quantize(tmp_path / "m.gguf", tmp_path / "m.rwkv", format=fmt, tokenizer="none", force=True)
+        with Model(tmp_path / "m.rwkv") as model:
+            info = next(i for i in model._engine.tensors() if i.name == "blocks.1.att.key.weight")
+            got = engine.unpack(info, model._engine.bytes_of(info.name))
+        assert np.array_equal(got, exact) == (int(fmt[1]) >= bits)
+        assert np.abs(got - exact).max() < 0.2 * np.abs(exact).max()
+
+
 def test_blocks_survive_into_q8_exactly(shared, tmp_path):
     source = shared / "goldens" / "models" / "v7-bf16-q4_0.gguf"
     logits = []
@@ -175,8 +195,6 @@ def test_blocks_survive_into_q8_exactly(shared, tmp_path):
         with Model(target) as model:
             weights = model._engine
             info = next(i for i in weights.tensors() if i.name == "blocks.1.ffn.value.weight")
-            from rwkv_cpu import engine
-
             logits.append(engine.unpack(info, weights.bytes_of(info.name)))
     np.testing.assert_array_equal(logits[0], logits[1])
 
