@@ -94,7 +94,7 @@ def run_scorer(shared: Path, arguments: list[str], **environment: str) -> str:
     return run.stdout
 
 
-# ------------------------------------------------------------------------------------ quality of q8
+# --------------------------------------------------------------------------------- quality of formats
 
 
 def test_q8_stays_close_to_f32_on_held_out_text(shared: Path, tmp_path: Path) -> None:
@@ -122,3 +122,20 @@ def test_q8_stays_close_to_f32_on_held_out_text(shared: Path, tmp_path: Path) ->
     assert np.concatenate(divergence).mean() <= 4e-5
     assert np.concatenate(agree).mean() >= 0.997
     assert abs(perplexity[1] / perplexity[0] - 1) <= 5e-4
+
+
+@pytest.mark.parametrize(("fmt", "most"), [("q6", 2.0e-4), ("q5", 8.0e-4), ("q4", 2.6e-3)])
+def test_fewer_bits_stay_close_too(shared: Path, tmp_path: Path, fmt: str, most: float) -> None:
+    """Mean KL divergence in nats over the first documents."""
+    source = shared / "demo-model" / "pip-demo-rwkv7.pth"
+    for name in ("f32", fmt):
+        quantize(source, tmp_path / f"{name}.rwkv", format=name)
+    text = (shared / "demo-model" / "heldout.txt").read_text("utf-8")
+    divergence = []
+    with Model(tmp_path / "f32.rwkv") as exact, Model(tmp_path / f"{fmt}.rwkv") as fewer:
+        for document in [document for document in text.split("<|eod|>\n") if document.strip()][:12]:
+            ids = [0, *exact.tokenizer.encode(document), 0]
+            reference, got = (model.forward(ids[:-1], logits="all")[0] for model in (exact, fewer))
+            divergence.append(kl_divergence(reference, got))
+    print(f"{fmt}: KL {np.concatenate(divergence).mean():.3g}")
+    assert np.concatenate(divergence).mean() <= most
