@@ -45,7 +45,7 @@ class Calibrator:
     Args:
         reference: the model. sequences: tokens to run.
         weights: what the file consists of. on_work: called with the work done so far,
-            in terms of bytes packed; expected_work of it in all.
+            in terms of bytes packed.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class Calibrator:
             for info in weights
             if not (info.format in INTEGERS and info.kind in PRODUCTS | {engine.KIND_EMBEDDING})
         ]
-
         self._passes = self._plan_passes(self._calibrated)
-        tokens = sum(map(len, sequences))
         self._token_work = [self._work_per_token(group) for group in self._passes]
-        self.expected_work = tokens * sum(self._token_work)
-        self.expected_work += sum(tensor_work(info) for info in self._calibrated + self._embeddings)
+
+    def expected_work(self, tokens: int) -> int:
+        """What it takes with so many tokens, in terms of bytes packed."""
+        return tokens * sum(self._token_work) + sum(tensor_work(info) for info in self._calibrated + self._embeddings)
 
     def _work_per_token(self, group: Sequence[engine.TensorInfo]) -> int:
         """Running up to the last of them, and the products of their inputs."""

@@ -294,8 +294,9 @@ def sample(reference: Reference, on_tokens: Callable[[int], None]) -> list[NDArr
     tokens: NDArray[np.uint32] = np.zeros((SAMPLES, SAMPLE_TOKENS), np.uint32)
     for t in range(SAMPLE_TOKENS - 1):
         logits = reference.step(tokens[:, t], *states)
-        # The largest of logits + Gumbel noise is a draw from the softmax.
-        tokens[:, t + 1] = (logits + random.gumbel(size=logits.shape)).argmax(1)
+        # The largest of logits + Gumbel noise (-log of exponential noise) is a draw from the softmax.
+        noise = random.standard_exponential(logits.shape, np.float32)
+        tokens[:, t + 1] = (logits - np.log(np.maximum(noise, 1e-30, out=noise), out=noise)).argmax(1)
         states.reverse()
         on_tokens(SAMPLES)
     return list(tokens)

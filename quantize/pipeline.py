@@ -140,12 +140,13 @@ def quantize(
         if preset is None or text is not None:
             reference = _reference(checkpoint, config, target, workers, progress, threads, cancel)
             stack.enter_context(reference)
+            foreseen = 0 if text is None else _foresee(reference, plan, progress)
             sequences = _sequences(reference, embedded, text, str(calibration), progress)
             if preset is None:
                 room = None if size_bytes is None else size_bytes - _TABLE_ROOM * (len(plan.all) + 1)
                 plan = _mixture(reference, sequences, plan, bits, room, progress)
             if text is not None:
-                calibrator = _calibrator(reference, sequences, plan, progress)
+                calibrator = _calibrator(reference, sequences, plan, progress, foreseen)
         calibrated_with = None if calibration is None else Path(calibration).name
         given = {"format": preset, "bits": bits, "size_bytes": size_bytes, "calibration": calibrated_with}
         options = {name: value for name, value in given.items() if value is not None} | {"tokenizer": embedded.kind}
@@ -288,13 +289,24 @@ def _mixture(
     return mix(plan, mixture.allocate(found, {info.name: info for info in tensors}, room))
 
 
+def _foresee(reference: Reference, plan: Plan, progress: Progress) -> int:
+    """Work that calibration will take, before its tokens and formats are known."""
+    from rwkv_cpu.quantize import calibration
+    from rwkv_cpu.quantize.calibrated import Calibrator
+
+    tokens = calibration.SAMPLES * calibration.SAMPLE_TOKENS + calibration.MAX_TEXT_TOKENS
+    work = Calibrator(reference, [], plan.weights, progress.work).expected_work(tokens)
+    progress.expect(work)
+    return work
+
+
 def _calibrator(
-    reference: Reference, sequences: list[NDArray[np.uint32]], plan: Plan, progress: Progress
+    reference: Reference, sequences: list[NDArray[np.uint32]], plan: Plan, progress: Progress, foreseen: int
 ) -> Calibrator:
     from rwkv_cpu.quantize.calibrated import Calibrator
 
     calibrator = Calibrator(reference, sequences, plan.weights, progress.work)
-    progress.expect(calibrator.expected_work)
+    progress.expect(calibrator.expected_work(sum(map(len, sequences))) - foreseen)
     return calibrator
 
 
