@@ -248,8 +248,9 @@ static void show_inputs(const rwkvc_pass *pass, const rwkvc_linear *products, ui
     rwkvc_float_restore(pass->host_environment);
     for (uint32_t p = 0; p < n; p++) {
         const rwkvc_input *input = products[p].input;
-        uint32_t i = 0;
-        while (model->data + model->infos[i].offset != products[p].weight->data) i++;
+        uint64_t offset = (uint64_t)(products[p].weight->data - model->data);
+        uint32_t i = 0; /* a book stands before the weights, so that they begin somewhere inside */
+        while (offset - model->infos[i].offset >= model->infos[i].size_bytes) i++;
         pass->options->inputs(pass->options->user, model->infos[i].name, input->rows, input->n_tokens, input->cols,
                               input->ld);
     }
