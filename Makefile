@@ -21,7 +21,7 @@ define CHECK_MACHINE
 	  echo "make: Python.h is missing; on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
 endef
 
-.PHONY: help .venv engine chat test test-all lint types format asan tsan fuzz bench wheel clean
+.PHONY: help .venv engine chat test test-all lint types format asan tsan callgrind callgrind-update fuzz bench wheel clean
 
 help:
 	@echo "make chat      talk to the bundled model"
@@ -29,6 +29,7 @@ help:
 	@echo "make lint      ruff, mypy, clang-format, codespell; format: apply them"
 	@echo "make asan      engine and hostile-file tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan      the thread pool under ThreadSanitizer"
+	@echo "make callgrind instructions per token beside the baseline; callgrind-update: a new baseline"
 	@echo "make fuzz      damaged files for every reader, FUZZ_SECONDS=60 for each"
 	@echo "make bench     speed and memory of the bundled model, or BENCH_MODEL=FILE"
 	@echo "make wheel     sdist and wheel into dist/"
@@ -104,6 +105,13 @@ tsan:
 	@mkdir -p build/tsan
 	gcc $(C_FLAGS) -O1 -g1 -fsanitize=thread tests/c/pool_tsan.c $(C_SOURCES) -o build/tsan/pool_tsan -lm
 	TSAN_OPTIONS=halt_on_error=1 $$(command -v setarch >/dev/null && echo setarch $$(uname -m) -R) build/tsan/pool_tsan $(TSAN_MODEL)
+
+# Instructions of the scalar and AVX2 paths, which neither machine nor neighbours change.
+callgrind: $(VENV)/.engine
+	$(PY) tests/callgrind/check.py
+
+callgrind-update: $(VENV)/.engine
+	$(PY) tests/callgrind/check.py --update
 
 # FUZZ_SECONDS for each of the two C functions that meet a stranger's bytes and for each of Python's readers.
 FUZZ_SECONDS ?= 60
