@@ -203,7 +203,10 @@ class Reference:
                 return
             x = np.ascontiguousarray(x)
             product = x.T @ x
-            sums[name] = sums[name] + product if name in sums else product
+            if name in sums:
+                sums[name] += product
+            else:
+                sums[name] = product
             if name == last:
                 raise _EnoughError
 
