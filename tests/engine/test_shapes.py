@@ -11,39 +11,9 @@ import numpy as np
 import pytest
 
 from rwkv_cpu import engine
-from rwkv_cpu.engine import lib
-from tests.random_model import VERSIONS, build
+from tests.random_model import VERSIONS, build, random_config
 
 ISAS = [isa.name for isa in engine.isas() if isa.usable]
-RANKS = (1, 3, 8, 15, 17, 32, 33, 100)
-
-
-def random_config(rng: np.random.Generator, version: int) -> engine.Config:
-    def pick(*choices: int) -> int:
-        return int(rng.choice(choices))
-
-    sizes = {"VOCAB": pick(1, 2, 15, 17, 65, 100), "FFN": pick(1, 15, 17, 33, 64, 95, 129, 300)}
-    if version == lib.RWKVC_RWKV4:
-        sizes["ATT"] = pick(16, 48, 80)
-    else:
-        head = pick(1, 3, 8, 16, 24, 40, 64, 80, 512)
-        heads = next(n for n in range(pick(1, 2, 3), 50) if n * head % 16 == 0)
-        sizes |= {"HEAD": head, "HEADS": heads, "ATT": head * heads}
-    sizes["EMBD"] = pick(16, 48, 80, sizes["ATT"])
-    config = engine.Config()
-    config.raw.version, config.raw.n_layer = version, pick(1, 2)
-    config.raw.ln_eps, config.raw.gn_eps = 1e-5, 64e-5
-    if version == lib.RWKVC_RWKV6:
-        rank = pick(*RANKS)
-        sizes |= {"RANK_W": pick(*RANKS), "RANK_M": rank, "RANK_M5": 5 * rank, "FIVE": 5}
-    if version >= lib.RWKVC_RWKV7:
-        sizes |= {f"RANK_{letter}": pick(*RANKS) for letter in "WAVG"}
-    if version == lib.RWKVC_RWKV7A:
-        rank = pick(1, 3, 8, 17)
-        sizes |= {"RANK_S": rank, "RANK_SS": rank * rank}
-    for name, size in sizes.items():
-        config.raw.size[getattr(lib, f"RWKVC_SIZE_{name}")] = size
-    return config
 
 
 def run(context: engine.Context, model: engine.OpenModel, pieces: list[np.ndarray]) -> tuple[bytes, bytes]:

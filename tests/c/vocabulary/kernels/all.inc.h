@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Stands in for src/kernels/all.inc.h when the units of src/isa are built for tests/c/vocabulary.c: every operation of
+ * the vector vocabulary instead of the kernels, with the units' own target regions and choices. */
+
+/* 16 floats or 64 bytes in, as many out. OPERATIONS_OF_FLOATS: a NaN is a NaN, whatever its bits. */
+#define OPERATIONS_OF_FLOATS(OP)                                                                                       \
+    OP(set1, vf_store(y, vf_set1(pa[0])))                                                                              \
+    OP(zero, vf_store(y, vf_zero()))                                                                                   \
+    OP(load_n, vf_store(y, vf_load_n(pa, n)))                                                                          \
+    OP(store_n, vf_store_n(y, a, n))                                                                                   \
+    OP(keep_n, vf_store(y, vf_keep_n(a, n)))                                                                           \
+    OP(load_half, vf_store(y, vf_load_half((const uint16_t *)pa)))                                                     \
+    OP(load_half_2, vf_store(y, vf_load_half((const uint16_t *)pa + 16)))                                              \
+    OP(load_i8, vf_store(y, vf_load_i8((const int8_t *)pa)))                                                           \
+    OP(add, vf_store(y, vf_add(a, b)))                                                                                 \
+    OP(sub, vf_store(y, vf_sub(a, b)))                                                                                 \
+    OP(mul, vf_store(y, vf_mul(a, b)))                                                                                 \
+    OP(div, vf_store(y, vf_div(a, b)))                                                                                 \
+    OP(fma, vf_store(y, vf_fma(a, b, c)))                                                                              \
+    OP(fnma, vf_store(y, vf_fnma(a, b, c)))                                                                            \
+    OP(max, vf_store(y, vf_max(a, b)))                                                                                 \
+    OP(min, vf_store(y, vf_min(a, b)))                                                                                 \
+    OP(abs, vf_store(y, vf_abs(a)))                                                                                    \
+    OP(round, vf_store(y, vf_round(vf_mul(vf_load_i8((const int8_t *)pa), vf_set1(0.5f)))))                            \
+    OP(round_any, vf_store(y, vf_round(a)))                                                                            \
+    OP(where_less, vf_store(y, vf_where_less(a, b, c, vf_zero())))                                                     \
+    OP(exp2_int, vf_store(y, vf_exp2_int(vf_max(vf_load_i8((const int8_t *)pa), vf_set1(-126)))))                      \
+    OP(sum, vf_store(y, vf_set1(vf_sum(a))))                                                                           \
+    OP(largest_size, vf_store(y, vf_set1(vf_largest_size(a, b))))                                                      \
+    OP(largest, vf_store(y, vf_set1(vf_largest(vf_load_i8((const int8_t *)pa)))))                                      \
+    OP(dot, vf_store(y, vf_from_vi(KERNEL(dots)(pa, pb, 1))))                                                          \
+    OP(dot_many, vf_store(y, vf_from_vi(KERNEL(dots)(pa, pb, 700)))) /* beyond 2^24: rounded */                        \
+    OP(vi_add, vf_store(y, vf_from_vi(vi_add(KERNEL(dots)(pa, pb, 3), KERNEL(dots)(pb, pa, 1)))))                      \
+    OP(vi_sum, vf_store(y, vf_set1((float)vi_sum(KERNEL(dots)(pa, pb, 1)))))
+
+#define OPERATIONS_OF_BYTES(OP)                                                                                        \
+    OP(load_store, vb_store(out, u))                                                                                   \
+    OP(store_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_load_i8((const int8_t *)pa))))                               \
+    OP(round_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_mul(vf_load_i8((const int8_t *)pa), vf_set1(0.5f)))))        \
+    OP(interleave_0, KERNEL(interleave)(pa, pb, pc, 0, out))                                                           \
+    OP(interleave_1, KERNEL(interleave)(pa, pb, pc, 1, out))                                                           \
+    OP(interleave_2, KERNEL(interleave)(pa, pb, pc, 2, out))                                                           \
+    OP(interleave_3, KERNEL(interleave)(pa, pb, pc, 3, out))
+
+/* times * (16 rows x 4 weights) . 4 activations, which are never -128 */
+VEC vi KERNEL(dots)(const float *weights, const float *activations, int times) {
+    int8_t x[4];
+    int32_t sum = 0;
+    memcpy(x, activations, sizeof x);
+    for (int i = 0; i < 4; i++) {
+        x[i] = x[i] == -128 ? -127 : x[i];
+        sum += x[i];
+    }
+    vw w = vw_from(vb_load((const uint8_t *)weights));
+    vi acc = vi_dot_begin(-128 * sum * times);
+    for (int i = 0; i < times; i++) acc = vi_dot(acc, w, x);
+    return acc;
+}
+
+VEC void KERNEL(interleave)(const float *a, const float *b, const float *c, int which, uint8_t *out) {
+    vb four[4], first = vb_load((const uint8_t *)a);
+    vb_interleave(first, vb_load((const uint8_t *)b), vb_load((const uint8_t *)c), first, four);
+    vb_store(out, four[which]);
+}
+
+static void KERNEL(vocabulary)(uint32_t which, const float *x, uint32_t count, float *results) {
+    for (uint32_t i = 0; i < count; i += 16) {
+        const float *pa = x + i, *pb = x + (i + 16 * 3) % count, *pc = x + (i + 16 * 37) % count;
+        float *y = results + i;
+        uint8_t *out = (uint8_t *)y;
+        uint32_t n = i / 16 % 17;
+        vf a = vf_load(pa), b = vf_load(pb), c = vf_load(pc);
+        vb u = vb_load((const uint8_t *)pa);
+        (void)n, (void)c, (void)b, (void)a, (void)u, (void)out;
+        uint32_t number = 0;
+#define DO(name, statement)                                                                                            \
+    if (which == number++) statement;
+        OPERATIONS_OF_FLOATS(DO)
+        OPERATIONS_OF_BYTES(DO)
+#undef DO
+    }
+}
+
+const rwkvc_kernels KERNEL(rwkvc_kernels) = {.name = RWKVC_TEXT(ISA), .elementary = KERNEL(vocabulary)};
