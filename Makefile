@@ -21,7 +21,7 @@ define CHECK_MACHINE
 	  echo "make: Python.h is missing; on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
 endef
 
-.PHONY: help .venv engine chat test test-all lint types format asan tsan callgrind callgrind-update fuzz bench wheel clean
+.PHONY: help .venv engine chat test test-all lint types format asan tsan cross callgrind callgrind-update fuzz bench wheel clean
 
 help:
 	@echo "make chat      talk to the bundled model"
@@ -29,6 +29,7 @@ help:
 	@echo "make lint      ruff, mypy, clang-format, codespell; format: apply them"
 	@echo "make asan      engine and hostile-file tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan      the thread pool under ThreadSanitizer"
+	@echo "make cross     64-bit ARM and older x86 under qemu, AVX-VNNI by its encoding: the same bits"
 	@echo "make callgrind instructions per token beside the baseline; callgrind-update: a new baseline"
 	@echo "make fuzz      damaged files for every reader, FUZZ_SECONDS=60 for each"
 	@echo "make bench     speed and memory of the bundled model, or BENCH_MODEL=FILE"
@@ -105,6 +106,10 @@ tsan:
 	@mkdir -p build/tsan
 	gcc $(C_FLAGS) -O1 -g1 -fsanitize=thread tests/c/pool_tsan.c $(C_SOURCES) -o build/tsan/pool_tsan -lm
 	TSAN_OPTIONS=halt_on_error=1 $$(command -v setarch >/dev/null && echo setarch $$(uname -m) -R) build/tsan/pool_tsan $(TSAN_MODEL)
+
+# What it needs and does not find is skipped, with the packages to install.
+cross: $(VENV)/.engine
+	$(PY) -m pytest tests/cross
 
 # Instructions of the scalar and AVX2 paths, which neither machine nor neighbours change.
 callgrind: $(VENV)/.engine

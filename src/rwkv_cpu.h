@@ -70,7 +70,8 @@ const char *rwkvc_last_error(void);
 
 /* ----------------------------------------------------------------- instruction sets, hardware */
 
-/* Instruction sets compiled in, best first: "avx512vnni", "avx2", "scalar". NULL past the end. */
+/* Instruction sets compiled in, best first: "avx512vnni", "avxvnni", "avx2", "scalar", or on 64-bit ARM "neon_i8mm",
+ * "neon_dotprod", "neon", "scalar". NULL past the end. */
 const char *rwkvc_isa_name(uint32_t i);
 /* 1 if this CPU and its system can run it. */
 int32_t rwkvc_isa_usable(const char *name);

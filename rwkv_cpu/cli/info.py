@@ -50,7 +50,7 @@ def _machine_text(found: dict[str, Any]) -> str:
         ("features", " ".join(found["cpu_features"]) or "unknown"),
         ("uses", f"{found['isa']}: {found['isa_reason']}" if found["isa"] else found["isa_reason"]),
         *(
-            ("" if i else "could use", f"{isa['name']:11} {'yes' if isa['usable'] else 'no '}  {isa['needs']}".rstrip())
+            ("" if i else "could use", f"{isa['name']:12} {'yes' if isa['usable'] else 'no '}  {isa['needs']}".rstrip())
             for i, isa in enumerate(found["isas"])
         ),
         ("threads", f"{found['threads']} of {found['logical_cpus']} logical CPUs"),
