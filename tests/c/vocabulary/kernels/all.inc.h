@@ -11,6 +11,7 @@
     OP(keep_n, vf_store(y, vf_keep_n(a, n)))                                                                           \
     OP(load_half, vf_store(y, vf_load_half((const uint16_t *)pa)))                                                     \
     OP(load_half_2, vf_store(y, vf_load_half((const uint16_t *)pa + 16)))                                              \
+    OP(load_bf16, vf_store(y, vf_load_bf16((const uint16_t *)pa)))                                                     \
     OP(load_i8, vf_store(y, vf_load_i8((const int8_t *)pa)))                                                           \
     OP(add, vf_store(y, vf_add(a, b)))                                                                                 \
     OP(sub, vf_store(y, vf_sub(a, b)))                                                                                 \
@@ -31,10 +32,24 @@
     OP(dot, vf_store(y, vf_from_vi(KERNEL(dots)(pa, pb, 1))))                                                          \
     OP(dot_many, vf_store(y, vf_from_vi(KERNEL(dots)(pa, pb, 700)))) /* beyond 2^24: rounded */                        \
     OP(vi_add, vf_store(y, vf_from_vi(vi_add(KERNEL(dots)(pa, pb, 3), KERNEL(dots)(pb, pa, 1)))))                      \
+    OP(vi_set1, vf_store(y, vf_from_vi(vi_set1(((const int8_t *)pa)[0] * 65537))))                                     \
+    OP(dot_small, vf_store(y, vf_from_vi(KERNEL(small_dots)(pa, pb))))                                                 \
     OP(vi_sum, vf_store(y, vf_set1((float)vi_sum(KERNEL(dots)(pa, pb, 1)))))
 
 #define OPERATIONS_OF_BYTES(OP)                                                                                        \
     OP(load_store, vb_store(out, u))                                                                                   \
+    OP(store_half, vf_store_half((uint16_t *)out, KERNEL(numbers)(a)))                                                 \
+    OP(store_half_near, vf_store_half((uint16_t *)out, KERNEL(near_halves)(pa, pb)))                                   \
+    OP(lookup, vb_store(out, vb_lookup(vb_table((const uint8_t *)pb), vb_low(u))))                                     \
+    OP(low, vb_store(out, vb_low(u)))                                                                                  \
+    OP(high, vb_store(out, vb_high(u)))                                                                                \
+    OP(merge_left, vb_store(out, vb_merge(u, v, 4, 0xf0)))                                                             \
+    OP(merge_left_some, vb_store(out, vb_merge(vb_low(u), v, 2, 0x30)))                                                \
+    OP(merge_none, vb_store(out, vb_merge(u, v, 0, 0x11)))                                                             \
+    OP(merge_right, vb_store(out, vb_merge(vb_low(u), v, -3, 0x10)))                                                   \
+    OP(vb_add, vb_store(out, vb_add(u, 0x81)))                                                                         \
+    OP(zip,                                                                                                            \
+       vb_store(out, vb_zip((const uint8_t *)pa, (const uint8_t *)pb, (const uint8_t *)pc, (const uint8_t *)pb + 16))) \
     OP(store_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_load_i8((const int8_t *)pa))))                               \
     OP(round_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_mul(vf_load_i8((const int8_t *)pa), vf_set1(0.5f)))))        \
     OP(interleave_0, KERNEL(interleave)(pa, pb, pc, 0, out))                                                           \
@@ -57,6 +72,26 @@ VEC vi KERNEL(dots)(const float *weights, const float *activations, int times) {
     return acc;
 }
 
+/* Weights below 128. */
+VEC vi KERNEL(small_dots)(const float *weights, const float *activations) {
+    int8_t x[4];
+    memcpy(x, activations, sizeof x);
+    for (int i = 0; i < 4; i++) x[i] = x[i] == -128 ? -127 : x[i];
+    uint8_t small[64];
+    memcpy(small, weights, sizeof small);
+    for (int i = 0; i < 64; i++) small[i] &= 127;
+    return vi_dot_small(vi_set1(-5), vb_load(small), x);
+}
+
+/* Without NaN, whose bits as a half are the processor's own. */
+VEC vf KERNEL(numbers)(vf a) { return vf_max(a, vf_set1(-1e6f)); }
+
+/* Halves and a little, also exactly between two of them. */
+VEC vf KERNEL(near_halves)(const float *a, const float *b) {
+    vf half = vf_load_half((const uint16_t *)a), step = vf_load_i8((const int8_t *)b);
+    return KERNEL(numbers)(vf_fma(half, vf_mul(step, vf_set1(0x1p-14f)), half));
+}
+
 VEC void KERNEL(interleave)(const float *a, const float *b, const float *c, int which, uint8_t *out) {
     vb four[4], first = vb_load((const uint8_t *)a);
     vb_interleave(first, vb_load((const uint8_t *)b), vb_load((const uint8_t *)c), first, four);
@@ -70,8 +105,8 @@ static void KERNEL(vocabulary)(uint32_t which, const float *x, uint32_t count, f
         uint8_t *out = (uint8_t *)y;
         uint32_t n = i / 16 % 17;
         vf a = vf_load(pa), b = vf_load(pb), c = vf_load(pc);
-        vb u = vb_load((const uint8_t *)pa);
-        (void)n, (void)c, (void)b, (void)a, (void)u, (void)out;
+        vb u = vb_load((const uint8_t *)pa), v = vb_load((const uint8_t *)pb);
+        (void)n, (void)c, (void)b, (void)a, (void)u, (void)v, (void)out;
         uint32_t number = 0;
 #define DO(name, statement)                                                                                            \
     if (which == number++) statement;
