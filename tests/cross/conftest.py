@@ -50,7 +50,10 @@ def random_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for preset in PRESETS:
             rng = np.random.default_rng([version, engine.format_by_name(preset)])
             usual = usual_config(version, n_layer=1, n_embd=64, n_vocab=100)
-            for kind, config in (("usual", usual), ("odd", random_config(rng, version))):
+            odd = random_config(rng, version)
+            while odd.raw.size[lib.RWKVC_SIZE_HEAD] > 100:  # large states are slow under an emulator
+                odd = random_config(rng, version)
+            for kind, config in (("usual", usual), ("odd", odd)):
                 paths.append(folder / f"{version:x}-{preset}-{kind}.rwkv")
                 build(rng, config, preset).tofile(paths[-1])
     return paths
