@@ -42,10 +42,13 @@
 
 #if defined(__GNUC__)
 #define VEC static inline __attribute__((always_inline, unused))
-/* A unit without vector registers to fill defines RWKVC_NO_UNROLL: unrolled, it would only be large. */
+/* A unit without vector registers to fill defines RWKVC_NO_UNROLL: unrolled, it would only be large. There LONG_VEC are
+ * functions that are called. */
 #if defined(RWKVC_NO_UNROLL)
 #define UNROLL
+#define LONG_VEC static __attribute__((noinline, unused))
 #else
+#define LONG_VEC VEC
 #define UNROLL RWKVC_PRAGMA(GCC unroll 16)
 #endif
 #define PREFETCH(address) __builtin_prefetch(address, 0, 3)
@@ -60,6 +63,7 @@
     } while (0)
 #else
 #define VEC static inline
+#define LONG_VEC VEC
 #define UNROLL
 #define PREFETCH_PAGE(address) ((void)(address))
 #define PREFETCH(address) ((void)(address))

@@ -3,7 +3,7 @@
  * Error at most 2 ulp for exp, 3 for sigmoid and tanh (tests/engine measures it). */
 
 /* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; exp(r) by its series to r^7 (error 5e-9). */
-VEC vf KERNEL(exp)(vf x) {
+LONG_VEC vf KERNEL(exp)(vf x) {
     x = vf_min(vf_set1(89.0f), vf_max(vf_set1(-104.0f), x)); /* below: 0, above: Inf; this way round NaN stays */
     vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
     vf r = vf_fnma(n, vf_set1(0.693359375f), x); /* ln 2 in two parts, the first exact times any n */
@@ -21,13 +21,13 @@ VEC vf KERNEL(exp)(vf x) {
     return vf_mul(vf_mul(p, vf_exp2_int(half)), vf_exp2_int(vf_sub(n, half)));
 }
 
-VEC vf KERNEL(sigmoid)(vf x) {
+LONG_VEC vf KERNEL(sigmoid)(vf x) {
     vf one = vf_set1(1.0f);
     return vf_div(one, vf_add(one, KERNEL(exp)(vf_sub(vf_zero(), x))));
 }
 
 /* |x| < 0.625: odd polynomial (coefficients of Cephes' tanhf); else 1 - 2 / (exp(2|x|) + 1) with x's sign. */
-VEC vf KERNEL(tanh)(vf x) {
+LONG_VEC vf KERNEL(tanh)(vf x) {
     vf z = vf_mul(x, x), size = vf_abs(x);
     vf p = vf_set1(-5.70498872745e-3f);
     p = vf_fma(p, z, vf_set1(2.06390887954e-2f));
