@@ -178,9 +178,13 @@ rwkvc_status rwkvc_measure_part(rwkvc_context *ctx, const rwkvc_part *part, rwkv
         !(part->zeros >= 0 && part->zeros <= 1))
         return rwkvc_fail(RWKVC_E_ARGUMENT, "%u x %u, %u tokens, %u copies, a share of %g zeros: cannot be measured",
                           part->rows, part->cols, part->tokens, part->copies, part->zeros);
+    static const rwkvc_forward_options no_callbacks = {.struct_size = sizeof no_callbacks};
     bench b = {.part = part};
-    b.pass =
-        (rwkvc_pass){.model = &b.model, .kernels = rwkvc_context_kernels(ctx), .pool = pool, .n_tokens = part->tokens};
+    b.pass = (rwkvc_pass){.model = &b.model,
+                          .kernels = rwkvc_context_kernels(ctx),
+                          .pool = pool,
+                          .options = &no_callbacks,
+                          .n_tokens = part->tokens};
     b.pass.thread_memory = b.thread_memory;
     b.pass.value_reads = &b.reads;
     uint64_t environment = rwkvc_float_environment();
