@@ -102,8 +102,8 @@ static void *take(rwkvc_scratch *scratch, uint64_t size_bytes) {
 
 float *rwkvc_take(rwkvc_pass *pass, uint64_t floats) { return take(&pass->scratch, floats * sizeof(float)); }
 
-static rwkvc_status reserve_threads(rwkvc_context *ctx, const rwkvc_model *model) {
-    uint64_t bytes = rwkvc_thread_bytes(model);
+static rwkvc_status reserve_threads(rwkvc_context *ctx, const rwkvc_model *model, uint32_t n_tokens) {
+    uint64_t bytes = rwkvc_thread_bytes(model, n_tokens);
     if (bytes <= ctx->thread_bytes) return RWKVC_OK;
     ctx->thread_bytes = 0;
     for (uint32_t i = 0; i < rwkvc_pool_threads(ctx->pool); i++) {
@@ -205,7 +205,7 @@ static rwkvc_status run_head(call *c, const uint32_t *wanted, const uint64_t *ro
     rwkvc_input input = rwkvc_input_take(pass, head, n);
     head_arg arg = {wanted, &input};
     if (!rwkvc_for_rows(pass, n, head_rows, &arg)) return RWKVC_E_CANCELLED;
-    rwkvc_linear product = {head, &input, c->logits, head->rows, RWKVC_STORE, rows};
+    rwkvc_linear product = {head, &input, c->logits, head->rows, RWKVC_STORE, rows, NULL};
     if (!rwkvc_linear_run(pass, &product, 1)) return RWKVC_E_CANCELLED;
     for (uint32_t i = 0; i < n; i++)
         if (!all_finite(c->logits + rows[i] * head->rows, head->rows))
@@ -277,7 +277,7 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
     if (!reserve(&ctx->scratch, layer_bytes > head_bytes ? layer_bytes : head_bytes) ||
         !reserve(&ctx->rows, row_bytes) || !reserve(&ctx->states, c->n_shadows * c->state_floats * sizeof(float)))
         return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for a pass of %u tokens", rows);
-    rwkvc_status status = reserve_threads(ctx, c->model);
+    rwkvc_status status = reserve_threads(ctx, c->model, rows);
     if (status) return status;
 
     uint64_t *logit_rows = take(&ctx->rows, rows * sizeof *logit_rows);

@@ -39,7 +39,7 @@ typedef struct rwkvc_pass {
     uint32_t *tokens;     /* [n_tokens] */
     float *embedded;      /* deep_embed: the residual stream before the first layer [n_tokens, n_embd] */
     rwkvc_scratch scratch;
-    uint8_t **thread_memory; /* [threads], each rwkvc_thread_bytes(model) */
+    uint8_t **thread_memory; /* [threads], each rwkvc_thread_bytes */
     rwkvc_value_reads *value_reads;
     const rwkvc_forward_options *options;
     uint64_t host_environment; /* of floats, for the host's callbacks */
@@ -49,7 +49,7 @@ typedef struct rwkvc_pass {
 
 /* The next n floats, 64-byte aligned; the arch's scratch_floats promised that they are there. */
 float *rwkvc_take(rwkvc_pass *pass, uint64_t floats);
-uint64_t rwkvc_thread_bytes(const rwkvc_model *model); /* blocks/linear.c */
+uint64_t rwkvc_thread_bytes(const rwkvc_model *model, uint32_t n_tokens); /* blocks/linear.c */
 /* For src/measure.c. */
 rwkvc_pool *rwkvc_context_pool(rwkvc_context *ctx);
 const rwkvc_kernels *rwkvc_context_kernels(const rwkvc_context *ctx);
@@ -62,8 +62,8 @@ typedef struct {
     uint32_t ld, cols, n_tokens;
     uint32_t parts; /* int8 numbers per activation: 1, or 2 for 16 bits; 0 when the weights are floats */
     rwkvc_q8_input q8;
-    uint32_t *first; /* one token's non-zero inputs (a channel mix's value); NULL otherwise */
-    rwkvc_sparse_quad *quads;
+    uint32_t *nonzero; /* [groups] one token's non-zero inputs (a channel mix's value); NULL otherwise */
+    rwkvc_sparse_quad *quads; /* [groups, 8] which they are */
 } rwkvc_input;
 
 /* f32 of scratch that an input of `cols` takes per token, at most, */
@@ -72,8 +72,11 @@ uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts);
 uint64_t rwkvc_sparse_floats(uint64_t cols);
 /* Take scratch for the activations of a product with `weight`. */
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens);
-/* After rows[t] was written: what else the product needs of it. */
+/* After rows[t] was written: what else the product needs of it, */
 void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t t);
+/* or of some of its groups of 32, for tokens first..last-1. */
+void rwkvc_input_ready_groups(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t first, uint32_t last,
+                              uint32_t first_group, uint32_t n_groups);
 
 typedef struct {
     const rwkvc_tensor *weight; /* [out, in] */
@@ -82,6 +85,9 @@ typedef struct {
     uint64_t ld;
     rwkvc_epilogue epilogue;
     const uint64_t *out_rows; /* row of out for each token; NULL: 0, 1, 2… */
+    /* NULL, or an input that the outputs are: it is ready when they stand, and `out` and `ld` say nothing. Its rows are
+     * written only where the next product wants floats. */
+    const rwkvc_input *into;
 } rwkvc_linear;
 
 /* All products in one parallel region; they do not depend on each other. False when cancelled. */
@@ -94,6 +100,9 @@ typedef void (*rwkvc_rows_task)(rwkvc_pass *pass, void *arg, uint32_t first, uin
 bool rwkvc_for_rows(rwkvc_pass *pass, uint32_t n_rows, rwkvc_rows_task task, void *arg);
 
 bool rwkvc_all_ready(rwkvc_pass *pass, rwkvc_input *input);
+/* The same for one head's part of a segment, by who wrote it, and for what no head could make ready alone. */
+void rwkvc_head_ready(const rwkvc_pass *pass, const rwkvc_input *y, const rwkvc_segment *segment, uint32_t head);
+bool rwkvc_heads_all_ready(rwkvc_pass *pass, rwkvc_input *y);
 
 /* Where a part of a layer's state begins. */
 uint64_t rwkvc_state_offset(const rwkvc_pass *pass, uint32_t layer, uint32_t part);

@@ -27,20 +27,24 @@ bool rwkvc_channel_mix(rwkvc_pass *pass, uint32_t layer, const rwkvc_channel_mix
                                 {.mix = &tensors[specs->mix_r], .current_share = specs->current_share}};
     shifted[0].input = rwkvc_input_take(pass, key, pass->n_tokens);
     gated g = {NULL, NULL};
-    rwkvc_linear up[2] = {{key, &shifted[0].input, hidden.rows, hidden.ld, RWKVC_RELU2, NULL}};
-    rwkvc_linear down = {value, &hidden, pass->x, n_embd, RWKVC_ADD, NULL};
+    rwkvc_linear up[2] = {
+        {.weight = key, .input = &shifted[0].input, .out = hidden.rows, .ld = hidden.ld, .epilogue = RWKVC_RELU2}};
+    if (!specs->scale_hidden) up[0].into = &hidden;
+    rwkvc_linear down = {value, &hidden, pass->x, n_embd, RWKVC_ADD, NULL, NULL};
     if (specs->receptance) {
         const rwkvc_tensor *receptance = &tensors[specs->receptance];
         float *gate = rwkvc_take(pass, floats), *y = rwkvc_take(pass, floats);
         shifted[1].input = rwkvc_input_take(pass, receptance, pass->n_tokens);
-        up[1] = (rwkvc_linear){receptance, &shifted[1].input, gate, n_embd, RWKVC_SIGMOID, NULL};
-        down = (rwkvc_linear){value, &hidden, y, n_embd, RWKVC_STORE, NULL};
+        up[1] = (rwkvc_linear){receptance, &shifted[1].input, gate, n_embd, RWKVC_SIGMOID, NULL, NULL};
+        down = (rwkvc_linear){value, &hidden, y, n_embd, RWKVC_STORE, NULL, NULL};
         g = (gated){gate, y};
     }
     const float *normed = rwkvc_norm(pass, part, &tensors[specs->ln_weight], &tensors[specs->ln_bias]);
     if (!normed || !rwkvc_shift(pass, part, normed, shifted, n) || !rwkvc_linear_run(pass, up, n)) return false;
-    if (specs->scale_hidden && !specs->scale_hidden(pass, layer, normed, &hidden)) return false;
-    if (!rwkvc_all_ready(pass, &hidden) || !rwkvc_linear_run(pass, &down, 1)) return false;
+    if (specs->scale_hidden &&
+        (!specs->scale_hidden(pass, layer, normed, &hidden) || !rwkvc_all_ready(pass, &hidden)))
+        return false;
+    if (!rwkvc_linear_run(pass, &down, 1)) return false;
     return !specs->receptance || rwkvc_for_rows(pass, pass->n_tokens, add_gated, &g);
 }
 

@@ -42,6 +42,7 @@ static void head_item(void *arg, uint32_t item, uint32_t thread) {
         .state_step = segment->state_step,
     };
     pass->kernels->wkv6(&wkv);
+    rwkvc_head_ready(pass, &h->y, segment, head);
 }
 
 bool rwkvc_heads_run(rwkvc_heads *heads, const rwkvc_tensor *output) {
@@ -49,8 +50,8 @@ bool rwkvc_heads_run(rwkvc_heads *heads, const rwkvc_tensor *output) {
     const uint32_t *size = pass->model->config.size;
     heads->y = rwkvc_input_take(pass, output, pass->n_tokens);
     if (!rwkvc_parallel(pass->pool, pass->n_segments * size[RWKVC_SIZE_HEADS], head_item, heads)) return false;
-    if (!rwkvc_all_ready(pass, &heads->y)) return false;
-    rwkvc_linear product = {output, &heads->y, pass->x, size[RWKVC_SIZE_EMBD], RWKVC_ADD, NULL};
+    if (!rwkvc_heads_all_ready(pass, &heads->y)) return false;
+    rwkvc_linear product = {output, &heads->y, pass->x, size[RWKVC_SIZE_EMBD], RWKVC_ADD, NULL, NULL};
     return rwkvc_linear_run(pass, &product, 1);
 }
 

@@ -5,7 +5,8 @@
 
 enum {
     ITEM_BYTES = 1 << 16, /* weights of one item when few tokens wait for memory */
-    SPARSE_AHEAD = 8,     /* entries behind the list's end that the kernel may prefetch */
+    QUADS = RWKVC_GROUP / 4,
+    GROUP_UNITS = 2,      /* panels whose outputs are one group of inputs */
     PLAIN_GROUP = 4       /* panels per call of the plain kernel */
 };
 
@@ -20,8 +21,8 @@ uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts) {
 }
 
 uint64_t rwkvc_sparse_floats(uint64_t cols) {
-    uint64_t groups = even_groups(cols), quads = groups * (RWKVC_GROUP / 4) + SPARSE_AHEAD;
-    return groups + 1 + quads * sizeof(rwkvc_sparse_quad) / 4 + 2 * RWKVC_PANEL;
+    uint64_t groups = even_groups(cols);
+    return groups + groups * QUADS * sizeof(rwkvc_sparse_quad) / 4 + 2 * RWKVC_PANEL;
 }
 
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens) {
@@ -37,50 +38,62 @@ rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint3
     input.q8.scales = rwkvc_take(pass, groups);
     input.q8.offsets = (int32_t *)rwkvc_take(pass, groups);
     if (weight->kind == RWKVC_KIND_VALUE && n_tokens == 1) {
-        input.first = (uint32_t *)rwkvc_take(pass, input.q8.groups + 1);
-        uint64_t quads = (uint64_t)input.q8.groups * (RWKVC_GROUP / 4) + SPARSE_AHEAD;
+        input.nonzero = (uint32_t *)rwkvc_take(pass, input.q8.groups);
+        uint64_t quads = (uint64_t)input.q8.groups * QUADS;
         input.quads = (rwkvc_sparse_quad *)rwkvc_take(pass, quads * sizeof *input.quads / 4);
     }
     return input;
 }
 
-/* The non-zero int8 of one token, group by group, four at a time; gaps repeat a column with 0. */
-static void list_nonzero(const rwkvc_input *input, rwkvc_value_reads *reads) {
-    uint32_t n = 0, columns = 0;
-    for (uint32_t g = 0; g < input->q8.groups; g++) {
-        const int8_t *values = input->q8.values + (uint64_t)g * RWKVC_GROUP;
-        uint32_t in_quad = 0;
-        input->first[g] = n;
-        for (uint32_t i = 0; i < RWKVC_GROUP; i += 8) {
-            uint64_t eight;
-            memcpy(&eight, values + i, sizeof eight);
-            for (uint32_t j = i; eight; j++, eight >>= 8) {
-                if (!(eight & 0xff)) continue;
-                if (in_quad == 0) {
-                    for (int k = 0; k < 4; k++) input->quads[n].column[k] = g * RWKVC_GROUP + j;
-                    memset(input->quads[n].value, 0, 4);
-                }
-                input->quads[n].column[in_quad] = g * RWKVC_GROUP + j;
-                input->quads[n].value[in_quad] = values[j];
-                in_quad = (in_quad + 1) % 4;
-                n += in_quad == 0;
-                columns++;
-            }
+/* The non-zero int8 of one token's group, four at a time; gaps repeat a column with 0. */
+static uint32_t list_nonzero(const int8_t *values, uint32_t first_column, rwkvc_sparse_quad *quads) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < RWKVC_GROUP; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, values + i, sizeof eight);
+        for (uint32_t j = i; eight; j++, eight >>= 8) {
+            if (!(eight & 0xff)) continue;
+            quads[n / 4].column[n % 4] = first_column + j;
+            quads[n / 4].value[n % 4] = values[j];
+            n++;
         }
-        n += in_quad > 0;
-        reads->groups += n > input->first[g];
     }
+    for (uint32_t i = n; i % 4; i++) {
+        quads[i / 4].column[i % 4] = quads[i / 4].column[0];
+        quads[i / 4].value[i % 4] = 0;
+    }
+    return n;
+}
+
+static void count_reads(const rwkvc_input *input, rwkvc_value_reads *reads) {
     reads->inputs += input->cols;
-    reads->columns += columns;
-    input->first[input->q8.groups] = n;
-    for (uint32_t i = 0; i < SPARSE_AHEAD; i++) memset(&input->quads[n + i], 0, sizeof *input->quads);
+    for (uint32_t g = 0; g < input->q8.groups; g++) {
+        reads->columns += input->nonzero[g];
+        reads->groups += input->nonzero[g] > 0;
+    }
+}
+
+/* Groups of tokens first..last-1, of which x holds the rows from the first group's inputs on; with the last one comes
+ * what makes their number even. */
+static void ready_groups(const rwkvc_pass *pass, const rwkvc_input *input, const float *x, uint64_t ldx, uint32_t first,
+                         uint32_t last, uint32_t first_group, uint32_t n_groups) {
+    if ((uint64_t)(first_group + n_groups) * RWKVC_GROUP >= input->cols) n_groups = input->q8.groups - first_group;
+    pass->kernels->q8_quantise(x, ldx, first, last, first_group, n_groups, input->cols, input->parts, &input->q8);
+    if (!input->nonzero) return;
+    for (uint32_t g = first_group; g < first_group + n_groups; g++)
+        input->nonzero[g] =
+            list_nonzero(input->q8.values + (uint64_t)g * RWKVC_GROUP, g * RWKVC_GROUP, input->quads + g * QUADS);
+}
+
+void rwkvc_input_ready_groups(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t first, uint32_t last,
+                              uint32_t first_group, uint32_t n_groups) {
+    if (!input->parts) return;
+    const float *x = input->rows + (uint64_t)first * input->ld + first_group * RWKVC_GROUP;
+    ready_groups(pass, input, x, input->ld, first, last, first_group, n_groups);
 }
 
 void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t t) {
-    if (!input->parts) return;
-    pass->kernels->q8_quantise(input->rows + (uint64_t)t * input->ld, input->cols, input->parts, t * input->parts,
-                               &input->q8);
-    if (input->first) list_nonzero(input, pass->value_reads);
+    rwkvc_input_ready_groups(pass, input, t, t + 1, 0, input->q8.groups);
 }
 
 /* ------------------------------------------------------------------------------------- products */
@@ -96,16 +109,39 @@ static uint64_t unit_bytes(const rwkvc_tensor *w) {
     return rwkvc_packed_bytes(w->kind, w->format, unit_rows(w), w->cols) - rwkvc_header_bytes(rwkvc_bits(w->format));
 }
 
-static void finish(const rwkvc_pass *pass, const rwkvc_linear *p, const float *sums, uint32_t ld_sums, uint32_t token,
+/* Whether its outputs become int8 as soon as they stand: a group of 32 is two panels of a matrix. */
+static bool quantises(const rwkvc_linear *p) { return p->into && p->into->parts; }
+
+/* A thread's memory: panels unpacked from other formats, then rows on their way to int8. */
+static uint64_t unpacked_bytes(const rwkvc_model *model) {
+    uint64_t matrix = even_groups(model->widest_matrix) / 2, value = 4ull * even_groups(model->widest_value) / 2;
+    return (matrix > value ? matrix : value) * RWKVC_Q8_RECORD;
+}
+
+uint64_t rwkvc_thread_bytes(const rwkvc_model *model, uint32_t n_tokens) {
+    return unpacked_bytes(model) + (uint64_t)n_tokens * RWKVC_GROUP * sizeof(float);
+}
+
+/* Where an item writes its outputs: row `token` of rows `ld` apart, from output `first_row` on. */
+typedef struct {
+    const rwkvc_linear *p;
+    float *out;
+    uint64_t ld;
+    uint32_t first_row;
+} target;
+
+static void finish(const rwkvc_pass *pass, const target *to, const float *sums, uint32_t ld_sums, uint32_t token,
                    uint32_t n, uint32_t row) {
+    const rwkvc_linear *p = to->p;
     uint32_t lanes = p->weight->rows - row < RWKVC_PANEL ? p->weight->rows - row : RWKVC_PANEL;
+    float *out = to->out + (row - to->first_row);
     if (!p->out_rows) {
-        pass->kernels->finish(p->epilogue, sums, ld_sums, n, lanes, p->out + token * p->ld + row, p->ld);
+        pass->kernels->finish(p->epilogue, sums, ld_sums, n, lanes, out + token * to->ld, to->ld);
         return;
     }
     for (uint32_t t = 0; t < n; t++)
-        pass->kernels->finish(p->epilogue, sums + t * ld_sums, ld_sums, 1, lanes,
-                              p->out + p->out_rows[token + t] * p->ld + row, p->ld);
+        pass->kernels->finish(p->epilogue, sums + t * ld_sums, ld_sums, 1, lanes, out + p->out_rows[token + t] * to->ld,
+                              to->ld);
 }
 
 /* sums[n columns, 16] → sums[tokens, 16]: the parts of a token's activations add up. */
@@ -116,7 +152,8 @@ static void add_parts(float *sums, uint32_t columns, uint32_t parts) {
 }
 
 /* A panel; of less than 8 bits it is made one of q8 in `memory` when many columns use it. */
-static void matrix_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t panel, uint8_t *memory) {
+static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel, uint8_t *memory) {
+    const rwkvc_linear *p = to->p;
     const rwkvc_q8_input *q8 = &p->input->q8;
     uint32_t format = p->weight->format, records = q8->groups / 2;
     const uint8_t *weights = p->weight->data + (uint64_t)panel * records * rwkvc_record_bytes(rwkvc_bits(format));
@@ -130,7 +167,7 @@ static void matrix_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t 
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
         pass->kernels->panel[format](weights, p->weight->book, q8, c, n, sums);
         add_parts(sums, n, p->input->parts);
-        finish(pass, p, sums, RWKVC_PANEL, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
+        finish(pass, to, sums, RWKVC_PANEL, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
     }
 }
 
@@ -149,25 +186,27 @@ static value_panel value_panel_of(const rwkvc_tensor *w, uint32_t slice) {
 }
 
 /* Blocks of 16 rows, one behind the other, of one slice. */
-static void value_finish(const rwkvc_pass *pass, const rwkvc_linear *p, const float *sums, uint32_t n_blocks,
+static void value_finish(const rwkvc_pass *pass, const target *to, const float *sums, uint32_t n_blocks,
                          uint32_t ld_block, uint32_t token, uint32_t n, uint32_t row) {
-    for (uint32_t block = 0; block < n_blocks && row + 16 * block < p->weight->rows; block++)
-        finish(pass, p, sums + block * ld_block, RWKVC_PANEL, token, n, row + 16 * block);
+    for (uint32_t block = 0; block < n_blocks && row + 16 * block < to->p->weight->rows; block++)
+        finish(pass, to, sums + block * ld_block, RWKVC_PANEL, token, n, row + 16 * block);
 }
 
-static void value_sparse_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t slice) {
+static void value_sparse_unit(const rwkvc_pass *pass, const target *to, uint32_t slice) {
+    const rwkvc_linear *p = to->p;
     value_panel panel = value_panel_of(p->weight, slice);
     uint32_t rows = unit_rows(p->weight);
     float sums[2 * RWKVC_VALUE_ROWS];
     pass->kernels->value_sparse[p->weight->format](panel.bytes, p->weight->book, panel.height, panel.slice,
-                                                   panel.groups, p->input->first, p->input->quads, p->input->q8.scales,
+                                                   panel.groups, p->input->nonzero, p->input->quads, p->input->q8.scales,
                                                    p->input->q8.offsets, sums);
-    value_finish(pass, p, sums, rows / RWKVC_PANEL, RWKVC_PANEL, 0, 1, slice * rows);
+    value_finish(pass, to, sums, rows / RWKVC_PANEL, RWKVC_PANEL, 0, 1, slice * rows);
 }
 
 /* Many tokens: 64 rows become four ordinary panels whose rows stand in rwkvc_value_row's order. */
-static void value_dense_part(const rwkvc_pass *pass, const rwkvc_linear *p, const value_panel *panel, uint32_t part,
+static void value_dense_part(const rwkvc_pass *pass, const target *to, const value_panel *panel, uint32_t part,
                              uint32_t row, uint8_t *panels) {
+    const rwkvc_linear *p = to->p;
     const rwkvc_q8_input *q8 = &p->input->q8;
     uint64_t panel_bytes = (uint64_t)(q8->groups / 2) * RWKVC_Q8_RECORD;
     float sums[4 * RWKVC_MAX_TILE * RWKVC_PANEL], ordered[4 * RWKVC_MAX_TILE * RWKVC_PANEL];
@@ -181,18 +220,20 @@ static void value_dense_part(const rwkvc_pass *pass, const rwkvc_linear *p, cons
             for (uint32_t t = 0; t < n; t++)
                 for (uint32_t b = 0; b < 4; b++)
                     memcpy(ordered + b * block + 16 * t + 4 * v, sums + v * block + 16 * t + 4 * b, 4 * sizeof *sums);
-        value_finish(pass, p, ordered, 4, block, c, n, row);
+        value_finish(pass, to, ordered, 4, block, c, n, row);
     }
 }
 
-static void value_dense_unit(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t slice, uint8_t *panels) {
+static void value_dense_unit(const rwkvc_pass *pass, const target *to, uint32_t slice, uint8_t *panels) {
+    const rwkvc_linear *p = to->p;
     value_panel panel = value_panel_of(p->weight, slice);
     uint32_t rows = unit_rows(p->weight), parts = rows / RWKVC_VALUE_ROWS;
     for (uint32_t part = 0; part < parts && slice * rows + part * RWKVC_VALUE_ROWS < p->weight->rows; part++)
-        value_dense_part(pass, p, &panel, panel.slice * parts + part, slice * rows + part * RWKVC_VALUE_ROWS, panels);
+        value_dense_part(pass, to, &panel, panel.slice * parts + part, slice * rows + part * RWKVC_VALUE_ROWS, panels);
 }
 
-static void plain_units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t n_panels) {
+static void plain_units(const rwkvc_pass *pass, const target *to, uint32_t first, uint32_t n_panels) {
+    const rwkvc_linear *p = to->p;
     uint64_t panel_bytes = unit_bytes(p->weight);
     float sums[RWKVC_MAX_TILE * PLAIN_GROUP * RWKVC_PANEL];
     uint32_t tile = pass->kernels->plain_tile, tokens = p->input->n_tokens;
@@ -202,29 +243,37 @@ static void plain_units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t 
                                     p->weight->cols, p->input->rows + (uint64_t)t * p->input->ld, p->input->ld, n,
                                     p->weight->kind == RWKVC_KIND_VALUE, sums);
         for (uint32_t i = 0; i < n_panels; i++)
-            finish(pass, p, sums + 16 * i, 16 * n_panels, t, n, (first + i) * RWKVC_PANEL);
+            finish(pass, to, sums + 16 * i, 16 * n_panels, t, n, (first + i) * RWKVC_PANEL);
     }
 }
 
-static void units(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t last, uint32_t thread) {
+static void units(const rwkvc_pass *pass, const target *to, uint32_t first, uint32_t last, uint32_t thread) {
+    const rwkvc_linear *p = to->p;
     if (!is_integer(p->weight)) {
         for (uint32_t u = first; u < last; u += PLAIN_GROUP)
-            plain_units(pass, p, u, last - u < PLAIN_GROUP ? last - u : PLAIN_GROUP);
+            plain_units(pass, to, u, last - u < PLAIN_GROUP ? last - u : PLAIN_GROUP);
         return;
     }
     for (uint32_t u = first; u < last; u++) {
         if (p->weight->kind != RWKVC_KIND_VALUE)
-            matrix_unit(pass, p, u, pass->thread_memory[thread]);
-        else if (p->input->first)
-            value_sparse_unit(pass, p, u);
+            matrix_unit(pass, to, u, pass->thread_memory[thread]);
+        else if (p->input->nonzero)
+            value_sparse_unit(pass, to, u);
         else
-            value_dense_unit(pass, p, u, pass->thread_memory[thread]);
+            value_dense_unit(pass, to, u, pass->thread_memory[thread]);
     }
 }
 
-uint64_t rwkvc_thread_bytes(const rwkvc_model *model) {
-    uint64_t matrix = even_groups(model->widest_matrix) / 2, value = 4ull * even_groups(model->widest_value) / 2;
-    return (matrix > value ? matrix : value) * RWKVC_Q8_RECORD;
+/* Units whose outputs become int8 inputs stay in the thread's cache until a group of them stands. */
+static void units_into(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t last, uint32_t thread) {
+    const rwkvc_input *into = p->into;
+    uint32_t ld = GROUP_UNITS * RWKVC_PANEL;
+    float *rows = (float *)(pass->thread_memory[thread] + unpacked_bytes(pass->model));
+    for (uint32_t u = first; u < last; u += GROUP_UNITS) {
+        target to = {p, rows, ld, u * RWKVC_PANEL};
+        units(pass, &to, u, last - u < GROUP_UNITS ? last : u + GROUP_UNITS, thread);
+        ready_groups(pass, into, rows, ld, 0, into->n_tokens, u / GROUP_UNITS, 1);
+    }
 }
 
 typedef struct {
@@ -239,7 +288,13 @@ static void run_item(void *arg, uint32_t item, uint32_t thread) {
     while (item >= r->first_item[i + 1]) i++;
     uint32_t first = (item - r->first_item[i]) * r->grain[i], end = n_units(r->products[i].weight);
     uint32_t last = end - first < r->grain[i] ? end : first + r->grain[i];
-    units(r->pass, &r->products[i], first, last, thread);
+    const rwkvc_linear *p = &r->products[i];
+    if (quantises(p)) {
+        units_into(r->pass, p, first, last, thread);
+        return;
+    }
+    target to = {p, p->into ? p->into->rows : p->out, p->into ? p->into->ld : p->ld, 0};
+    units(r->pass, &to, first, last, thread);
 }
 
 /* Hand the products' inputs to the host, in the host's environment of floats. */
@@ -268,7 +323,9 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
     for (uint32_t i = 0; i < n; i++) {
         uint64_t grain = target / unit_bytes(products[i].weight);
         r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;
+        if (quantises(&products[i])) r.grain[i] = (uint32_t)rwkvc_round_up(r.grain[i], GROUP_UNITS);
         r.first_item[i + 1] = r.first_item[i] + (uint32_t)rwkvc_ceil_div(n_units(products[i].weight), r.grain[i]);
     }
+    if (products[0].input->nonzero) count_reads(products[0].input, pass->value_reads);
     return rwkvc_parallel(pass->pool, r.first_item[n], run_item, &r);
 }

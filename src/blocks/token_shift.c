@@ -30,6 +30,18 @@ bool rwkvc_all_ready(rwkvc_pass *pass, rwkvc_input *input) {
     return !input->parts || rwkvc_for_rows(pass, input->n_tokens, ready_rows, input);
 }
 
+static bool heads_are_groups(const rwkvc_pass *pass) {
+    return pass->model->config.size[RWKVC_SIZE_HEAD] % RWKVC_GROUP == 0;
+}
+
+void rwkvc_head_ready(const rwkvc_pass *pass, const rwkvc_input *y, const rwkvc_segment *segment, uint32_t head) {
+    uint32_t groups = pass->model->config.size[RWKVC_SIZE_HEAD] / RWKVC_GROUP;
+    if (heads_are_groups(pass))
+        rwkvc_input_ready_groups(pass, y, segment->first, segment->first + segment->n, head * groups, groups);
+}
+
+bool rwkvc_heads_all_ready(rwkvc_pass *pass, rwkvc_input *y) { return heads_are_groups(pass) || rwkvc_all_ready(pass, y); }
+
 uint64_t rwkvc_state_offset(const rwkvc_pass *pass, uint32_t layer, uint32_t part) {
     const rwkvc_model *model = pass->model;
     uint64_t offset = layer * rwkvc_state_layer_floats(model->arch, &model->config);

@@ -32,7 +32,7 @@ uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind) {
     switch (kind) {
     case RWKVC_KIND_BYTES: return RWKVC_FORMAT_BYTES;
     case RWKVC_KIND_VECTOR: return RWKVC_FORMAT_F32;
-    case RWKVC_KIND_LOW_RANK: return preset == RWKVC_FORMAT_F32 ? RWKVC_FORMAT_F32 : RWKVC_FORMAT_F16;
+    case RWKVC_KIND_LOW_RANK: return rwkvc_bits(preset) ? RWKVC_FORMAT_Q8 : preset;
     case RWKVC_KIND_EMBEDDING: /* costs size only: a token reads one row; and every error of it goes through all layers */
         if (preset == RWKVC_FORMAT_Q5) return RWKVC_FORMAT_Q6;
         return preset == RWKVC_FORMAT_Q4 ? RWKVC_FORMAT_Q5 : preset;

@@ -17,12 +17,14 @@ static const int8_t linear_book[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 
  * sign to say. */
 static const int8_t normal_book[16] = {-127, -100, -78, -61, -47, -33, -21, -9, 2, 13, 25, 36, 50, 65, 82, 106};
 
-static bool is_matrix(uint32_t kind) { return kind == RWKVC_KIND_MATRIX || kind == RWKVC_KIND_HEAD; }
+static bool is_matrix(uint32_t kind, uint32_t bits) {
+    return kind == RWKVC_KIND_MATRIX || kind == RWKVC_KIND_HEAD || (kind == RWKVC_KIND_LOW_RANK && bits == 8);
+}
 
 static uint64_t integer_bytes(uint32_t format, uint32_t kind, uint64_t rows, uint64_t cols) {
     uint32_t bits = rwkvc_bits(format);
     uint64_t groups = rwkvc_ceil_div(cols, RWKVC_GROUP), bytes = 0;
-    if (is_matrix(kind))
+    if (is_matrix(kind, bits))
         bytes = rwkvc_ceil_div(rows, RWKVC_PANEL) * rwkvc_ceil_div(groups, 2) * rwkvc_record_bytes(bits);
     else if (kind == RWKVC_KIND_VALUE)
         bytes = rwkvc_round_up(rows, rwkvc_value_slice(bits)) * groups * rwkvc_group_bytes(bits);

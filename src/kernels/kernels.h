@@ -36,7 +36,8 @@ typedef struct {
     uint32_t groups, columns, tile;
 } rwkvc_q8_input;
 
-/* One of a channel mix's non-zero inputs, four at a time: columns of the value matrix and their int8. */
+/* One of a channel mix's non-zero inputs, four at a time: columns of the value matrix and their int8. A group has room
+ * for as many as it may need. */
 typedef struct {
     uint32_t column[4];
     int8_t value[4];
@@ -110,9 +111,9 @@ typedef struct rwkvc_kernels {
     /* The same panel as one of q8 (not for q8). */
     void (*unpack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
     /* A slice of a value panel times sparse activations: out[rows of the slice] = sums in row order.
-     * quads of group g: quads[first[g]..first[g + 1]). */
+     * Group g has columns[g] of them, four a quad from quads[8 * g] on. */
     void (*value_sparse[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t slice,
-                                          uint32_t groups, const uint32_t *first, const rwkvc_sparse_quad *quads,
+                                          uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,
                                           const float *scales, const int32_t *offsets, float *out);
     /* Rows 64 * part.. as four MATRIX panels of q8, of even groups / 2 records, row order rwkvc_value_row. */
     void (*value_repack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part,
@@ -131,9 +132,10 @@ typedef struct rwkvc_kernels {
      * Inputs that are 0 are skipped when `sparse` and n = 1, which changes no bit but the sign of a zero. */
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,
                          const float *x, uint32_t ldx, uint32_t n, bool sparse, float *out);
-    /* Quantise one token's n_inputs to the input's columns first_column.. (parts of them: 2 keeps 16 bits). */
-    void (*q8_quantise)(const float *x, uint32_t n_inputs, uint32_t parts, uint32_t first_column,
-                        const rwkvc_q8_input *input);
+    /* Quantise groups first_group.. of tokens first..last-1, of which x holds the inputs from 32 * first_group on, rows
+     * ldx apart; inputs from n_inputs on are 0. A token has `parts` columns: 2 keeps 16 bits. */
+    void (*q8_quantise)(const float *x, uint64_t ldx, uint32_t first, uint32_t last, uint32_t first_group,
+                        uint32_t n_groups, uint32_t n_inputs, uint32_t parts, const rwkvc_q8_input *input);
     /* One row of an embedding matrix as f32. */
     void (*embedding)(const rwkvc_tensor *emb, uint32_t row, float *out);
     /* y[n] = (x - mean) / sqrt(var + eps) * weight + bias, n % 16 == 0. May be in place. */

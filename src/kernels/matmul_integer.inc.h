@@ -119,28 +119,28 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const rw
 
 /* `parts` accumulators of 16 rows each, the first four for the rows that a byte's low half holds. */
 VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
-                              uint32_t slice, uint32_t groups, const uint32_t *first, const rwkvc_sparse_quad *quads,
+                              uint32_t slice, uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,
                               const float *scales, const int32_t *offsets, float *out) {
-    enum { AHEAD = 6 };
+    enum { AHEAD = 4 }; /* groups */
     const uint32_t parts = bits == 8 ? 4 : 8;
     vb table = bits == 4 ? vb_table(book) : vb_load(panel);
     vf acc[8];
     UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_zero();
     uint64_t stride = (uint64_t)height * rwkvc_group_bytes(bits), size = (uint64_t)height * bits / 8;
     const uint8_t *rows = panel + 64 * slice;
-    for (uint32_t g = 0; g < groups; g++) {
-        if (first[g] == first[g + 1]) continue;
+    for (uint32_t g = 0; g < groups; g++, quads += 8) {
+        for (uint32_t i = 0; g + AHEAD < groups && i < columns[g + AHEAD]; i++) {
+            const uint8_t *far =
+                rows + (g + AHEAD) * stride + quads[8 * AHEAD + i / 4].column[i % 4] % RWKVC_GROUP * size;
+            PREFETCH(far);
+            if (bits == 5 || bits == 6) PREFETCH(far - 64 * slice + height / 2 + 16 * (bits - 4) * slice);
+        }
+        if (columns[g] == 0) continue;
         vi dot[8];
         UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, offsets[g]);
         const uint8_t *group = rows + g * stride;
         const uint8_t *planes = panel + g * stride + height / 2 + 16 * (bits - 4) * slice;
-        for (uint32_t i = first[g]; i < first[g + 1]; i++) {
-            for (int k = 0; k < 4; k++) { /* the list has AHEAD more entries than quads */
-                uint32_t column = quads[i + AHEAD].column[k];
-                const uint8_t *far = rows + column / RWKVC_GROUP * stride + column % RWKVC_GROUP * size;
-                PREFETCH(far);
-                if (bits == 5 || bits == 6) PREFETCH(far + (planes - group));
-            }
+        for (uint32_t i = 0; 4 * i < columns[g]; i++) {
             uint64_t at[4];
             for (int k = 0; k < 4; k++) at[k] = quads[i].column[k] % RWKVC_GROUP * size;
             KERNEL(quads) q;
@@ -223,10 +223,10 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
 
 #define VALUE_KERNELS(bits_)                                                                                           \
     static void KERNEL(value_sparse_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
-                                             uint32_t slice, uint32_t groups, const uint32_t *first,                   \
+                                             uint32_t slice, uint32_t groups, const uint32_t *columns,                 \
                                              const rwkvc_sparse_quad *quads, const float *scales,                      \
                                              const int32_t *offsets, float *out) {                                     \
-        KERNEL(value_sparse)(bits_, panel, book, height, slice, groups, first, quads, scales, offsets, out);           \
+        KERNEL(value_sparse)(bits_, panel, book, height, slice, groups, columns, quads, scales, offsets, out);         \
     }                                                                                                                  \
     static void KERNEL(value_repack_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
                                              uint32_t part, uint32_t groups, uint8_t *panels) {                        \
@@ -274,28 +274,35 @@ VEC void KERNEL(q8_put)(vi q_lo, vi q_hi, float scale, uint64_t column, uint32_t
     input->offsets[at] = -128 * vi_sum(vi_add(q_lo, q_hi));
 }
 
-static void KERNEL(q8_quantise)(const float *x, uint32_t n_inputs, uint32_t parts, uint32_t first_column,
-                                const rwkvc_q8_input *input) {
-    vf most = vf_set1(127.0f), least = vf_set1(-127.0f);
-    rwkvc_column c = rwkvc_column_of(input, first_column);
-    for (uint32_t group = 0; group < input->groups; group++) {
-        uint32_t at = group * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
-        vf lo = left >= 16 ? vf_load(x + at) : left ? vf_load_n(x + at, left) : vf_zero();
-        vf hi = left >= 32 ? vf_load(x + at + 16) : left > 16 ? vf_load_n(x + at + 16, left - 16) : vf_zero();
-        float largest = vf_largest_size(lo, hi);
-        /* below 1e-30 the inverse would not be finite; a NaN goes on into the scale, so that it shows in the end */
-        float scale = largest < 1e-30f ? 0 : largest / 127.0f, inverse = largest < 1e-30f ? 0 : 127.0f / largest;
-        vf k = vf_set1(inverse);
-        vf q_lo = vf_round(vf_max(vf_min(vf_mul(lo, k), most), least));
-        vf q_hi = vf_round(vf_max(vf_min(vf_mul(hi, k), most), least));
-        KERNEL(q8_put)(vi_from_vf(q_lo), vi_from_vf(q_hi), scale, c.base, group, c.n, input, c.t);
-        if (parts == 2) {
-            vf s = vf_set1(scale), finer = vf_set1(254.0f * inverse);
-            lo = vf_mul(vf_fnma(q_lo, s, lo), finer);
-            hi = vf_mul(vf_fnma(q_hi, s, hi), finer);
-            KERNEL(q8_put)
-            (vi_from_vf(vf_max(vf_min(lo, most), least)), vi_from_vf(vf_max(vf_min(hi, most), least)), scale / 254.0f,
-             c.base, group, c.n, input, c.t + 1);
+VEC void KERNEL(q8_quantise_group)(vf lo, vf hi, uint32_t parts, rwkvc_column c, uint32_t group,
+                                   const rwkvc_q8_input *input) {
+    const vf most = vf_set1(127.0f), least = vf_set1(-127.0f);
+    float largest = vf_largest_size(lo, hi);
+    /* below 1e-30 the inverse would not be finite; a NaN goes on into the scale, so that it shows in the end */
+    float scale = largest < 1e-30f ? 0 : largest / 127.0f, inverse = largest < 1e-30f ? 0 : 127.0f / largest;
+    vf k = vf_set1(inverse);
+    vf q_lo = vf_round(vf_max(vf_min(vf_mul(lo, k), most), least));
+    vf q_hi = vf_round(vf_max(vf_min(vf_mul(hi, k), most), least));
+    KERNEL(q8_put)(vi_from_vf(q_lo), vi_from_vf(q_hi), scale, c.base, group, c.n, input, c.t);
+    if (parts == 1) return;
+    vf s = vf_set1(scale), finer = vf_set1(254.0f * inverse);
+    lo = vf_mul(vf_fnma(q_lo, s, lo), finer);
+    hi = vf_mul(vf_fnma(q_hi, s, hi), finer);
+    KERNEL(q8_put)
+    (vi_from_vf(vf_max(vf_min(lo, most), least)), vi_from_vf(vf_max(vf_min(hi, most), least)), scale / 254.0f, c.base,
+     group, c.n, input, c.t + 1);
+}
+
+static void KERNEL(q8_quantise)(const float *x, uint64_t ldx, uint32_t first, uint32_t last, uint32_t first_group,
+                                uint32_t n_groups, uint32_t n_inputs, uint32_t parts, const rwkvc_q8_input *input) {
+    for (uint32_t token = first; token < last; token++, x += ldx) {
+        rwkvc_column c = rwkvc_column_of(input, token * parts);
+        for (uint32_t i = 0; i < n_groups; i++) {
+            uint32_t at = (first_group + i) * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
+            const float *from = x + i * RWKVC_GROUP;
+            vf lo = left >= 16 ? vf_load(from) : left ? vf_load_n(from, left) : vf_zero();
+            vf hi = left >= 32 ? vf_load(from + 16) : left > 16 ? vf_load_n(from + 16, left - 16) : vf_zero();
+            KERNEL(q8_quantise_group)(lo, hi, parts, c, first_group + i, input);
         }
     }
 }

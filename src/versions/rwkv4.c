@@ -117,7 +117,7 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .current_share = true};
         products[i] =
-            (rwkvc_linear){weight, &shifted[i].input, *out[i], m.width, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL};
+            (rwkvc_linear){weight, &shifted[i].input, *out[i], m.width, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL, NULL};
     }
     const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
     m.y = rwkvc_input_take(pass, output, pass->n_tokens);
@@ -128,7 +128,7 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     if (!rwkvc_linear_run(pass, products, 3)) return false;
     if (!rwkvc_parallel(pass->pool, pass->n_segments * (m.width / RWKVC_PANEL), wkv_item, &m)) return false;
     if (!rwkvc_all_ready(pass, &m.y)) return false;
-    rwkvc_linear last = {output, &m.y, pass->x, model->config.size[C_], RWKVC_ADD, NULL};
+    rwkvc_linear last = {output, &m.y, pass->x, model->config.size[C_], RWKVC_ADD, NULL, NULL};
     return rwkvc_linear_run(pass, &last, 1);
 }
 

@@ -94,7 +94,7 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
         shifted[i] = (rwkvc_shifted){.mix = rwkvc_layer_tensor(model, layer, paths[i].mix),
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .current_share = true};
-        products[i] = (rwkvc_linear){weight, &shifted[i].input, *out[i], width, RWKVC_STORE, NULL};
+        products[i] = (rwkvc_linear){weight, &shifted[i].input, *out[i], width, RWKVC_STORE, NULL, NULL};
     }
     uint64_t shift = rwkvc_state_offset(pass, layer, RWKVC_ATT_SHIFT);
     const float *normed = rwkvc_norm(pass, shift, rwkvc_layer_tensor(model, layer, LN1_WEIGHT),

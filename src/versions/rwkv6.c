@@ -80,6 +80,23 @@ static const struct {
 } blends[N_BLENDS] = {
     [W] = {MAA_W, DECAY_W1}, [K] = {MAA_K, KEY}, [V] = {MAA_V, VALUE}, [R] = {MAA_R, RECEPTANCE}, [G] = {MAA_G, GATE}};
 
+typedef struct {
+    const float *z;
+    uint32_t ld;
+    rwkvc_input inputs[N_BLENDS];
+} slices;
+
+static void slice_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    const slices *s = arg;
+    uint32_t rank = pass->model->config.size[RWKVC_SIZE_RANK_M];
+    for (uint32_t t = first; t < last; t++)
+        for (uint32_t n = 0; n < N_BLENDS; n++) {
+            memcpy(s->inputs[n].rows + (uint64_t)t * s->inputs[n].ld, s->z + (uint64_t)t * s->ld + n * rank,
+                   rank * sizeof *s->z);
+            rwkvc_input_ready(pass, &s->inputs[n], t);
+        }
+}
+
 /* extra[n] = tanh(shifted_x @ w1)_n @ w2_n: what each token adds to the blends' own shares. */
 static bool data_dependent_shift(rwkvc_pass *pass, uint32_t layer, uint64_t shift, const float *normed, float **extra) {
     const rwkvc_model *model = pass->model;
@@ -87,22 +104,22 @@ static bool data_dependent_shift(rwkvc_pass *pass, uint32_t layer, uint64_t shif
     uint32_t n_embd = model->config.size[C_], rank = model->config.size[RWKVC_SIZE_RANK_M];
     rwkvc_shifted x = {.mix = rwkvc_layer_tensor(model, layer, MAA_X),
                        .input = rwkvc_input_take(pass, w1, pass->n_tokens)};
-    uint32_t ld = (uint32_t)rwkvc_round_up(w1->rows, RWKVC_PANEL);
-    float *z = rwkvc_take(pass, (uint64_t)pass->n_tokens * ld);
+    slices s = {.ld = (uint32_t)rwkvc_round_up(w1->rows, RWKVC_PANEL)};
+    float *z = rwkvc_take(pass, (uint64_t)pass->n_tokens * s.ld);
+    s.z = z;
     if (!rwkvc_shift(pass, shift, normed, &x, 1)) return false;
-    rwkvc_linear first = {w1, &x.input, z, ld, RWKVC_TANH, NULL};
+    rwkvc_linear first = {w1, &x.input, z, s.ld, RWKVC_TANH, NULL, NULL};
     if (!rwkvc_linear_run(pass, &first, 1)) return false;
-    rwkvc_tensor slices[N_BLENDS];
-    rwkvc_input inputs[N_BLENDS];
+    rwkvc_tensor weights[N_BLENDS];
     rwkvc_linear products[N_BLENDS];
     for (uint32_t n = 0; n < N_BLENDS; n++) {
-        slices[n] = *w2;
-        slices[n].rows = n_embd;
-        slices[n].data = w2->data + n * rwkvc_packed_bytes(w2->kind, w2->format, n_embd, rank);
-        inputs[n] = (rwkvc_input){.rows = z + n * rank, .ld = ld, .cols = rank, .n_tokens = pass->n_tokens};
-        products[n] = (rwkvc_linear){&slices[n], &inputs[n], extra[n], n_embd, RWKVC_STORE, NULL};
+        weights[n] = *w2;
+        weights[n].rows = n_embd;
+        weights[n].data = w2->data + n * rwkvc_packed_bytes(w2->kind, w2->format, n_embd, rank);
+        s.inputs[n] = rwkvc_input_take(pass, &weights[n], pass->n_tokens);
+        products[n] = (rwkvc_linear){&weights[n], &s.inputs[n], extra[n], n_embd, RWKVC_STORE, NULL, NULL};
     }
-    return rwkvc_linear_run(pass, products, N_BLENDS);
+    return rwkvc_for_rows(pass, pass->n_tokens, slice_rows, &s) && rwkvc_linear_run(pass, products, N_BLENDS);
 }
 
 static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
@@ -124,17 +141,16 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
         shifted[n] = (rwkvc_shifted){.mix = rwkvc_layer_tensor(model, layer, blends[n].maa),
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .extra = extra[n]};
-        products[n] = (rwkvc_linear){weight, &shifted[n].input, *path[n], width, RWKVC_STORE, NULL};
+        products[n] = (rwkvc_linear){weight, &shifted[n].input, *path[n], width, RWKVC_STORE, NULL, NULL};
     }
-    products[W].out = decay.rows;
-    products[W].ld = decay.ld;
+    products[W].into = &decay;
     products[W].epilogue = RWKVC_TANH;
     const float *normed = rwkvc_norm(pass, shift, rwkvc_layer_tensor(model, layer, LN1_WEIGHT),
                                      rwkvc_layer_tensor(model, layer, LN1_BIAS));
     if (!normed || !data_dependent_shift(pass, layer, shift, normed, extra)) return false;
     if (!rwkvc_shift(pass, shift, normed, shifted, N_BLENDS) || !rwkvc_linear_run(pass, products, N_BLENDS))
         return false;
-    rwkvc_linear second = {w2, &decay, heads.w, width, RWKVC_STORE, NULL};
+    rwkvc_linear second = {w2, &decay, heads.w, width, RWKVC_STORE, NULL, NULL};
     return rwkvc_linear_run(pass, &second, 1) && rwkvc_heads_run(&heads, rwkvc_layer_tensor(model, layer, OUTPUT));
 }
 
@@ -157,6 +173,7 @@ static uint64_t scratch_floats(const rwkvc_config *config) {
     const uint32_t *size = config->size;
     uint64_t time = size[C_] + 6 * rwkvc_input_floats(size[C_], 1) + N_BLENDS * (uint64_t)size[C_] +
                     rwkvc_round_up(size[RWKVC_SIZE_RANK_M5], RWKVC_PANEL) +
+                    N_BLENDS * rwkvc_input_floats(size[RWKVC_SIZE_RANK_M], 1) +
                     rwkvc_input_floats(size[RWKVC_SIZE_RANK_W], 1) + rwkvc_heads_floats(config);
     uint64_t channel = rwkvc_channel_mix_floats(config);
     return time > channel ? time : channel;

@@ -132,6 +132,7 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
     };
     /* clang-format on */
     pass->kernels->wkv7(&wkv);
+    rwkvc_head_ready(pass, &m->y, segment, head);
 }
 
 /* The low-rank pairs: hidden = f(x @ m1) in one region with r, k and v, then hidden @ m2 in the next. */
@@ -158,17 +159,16 @@ static bool project(time_mix *m, const rwkvc_shifted *shifted) {
                                   m->path[main[i].path],
                                   m->width,
                                   RWKVC_STORE,
+                                  NULL,
                                   NULL};
     for (uint32_t i = 0; i < n_pairs; i++) {
         const rwkvc_tensor *m2 = rwkvc_layer_tensor(pass->model, m->layer, pairs[i].second);
         hidden[i] = rwkvc_input_take(pass, m2, pass->n_tokens);
-        first[3 + i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, pairs[i].first),
-                                      &shifted[pairs[i].from].input,
-                                      hidden[i].rows,
-                                      hidden[i].ld,
-                                      (rwkvc_epilogue)pairs[i].epilogue,
-                                      NULL};
-        second[i] = (rwkvc_linear){m2, &hidden[i], m->path[pairs[i].path], m->width, RWKVC_STORE, NULL};
+        first[3 + i] = (rwkvc_linear){.weight = rwkvc_layer_tensor(pass->model, m->layer, pairs[i].first),
+                                      .input = &shifted[pairs[i].from].input,
+                                      .epilogue = (rwkvc_epilogue)pairs[i].epilogue,
+                                      .into = &hidden[i]};
+        second[i] = (rwkvc_linear){m2, &hidden[i], m->path[pairs[i].path], m->width, RWKVC_STORE, NULL, NULL};
     }
     return rwkvc_linear_run(pass, first, 3 + n_pairs) && rwkvc_linear_run(pass, second, n_pairs);
 }
@@ -196,8 +196,8 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     if (!normed || !rwkvc_shift(pass, rwkvc_state_offset(pass, layer, ATT_SHIFT), normed, shifted, 6)) return false;
     if (!project(&m, shifted)) return false;
     if (!rwkvc_parallel(pass->pool, pass->n_segments * model->config.size[H_], wkv_item, &m)) return false;
-    if (!rwkvc_all_ready(pass, &m.y)) return false;
-    rwkvc_linear out = {output, &m.y, pass->x, model->config.size[C_], RWKVC_ADD, NULL};
+    if (!rwkvc_heads_all_ready(pass, &m.y)) return false;
+    rwkvc_linear out = {output, &m.y, pass->x, model->config.size[C_], RWKVC_ADD, NULL, NULL};
     return rwkvc_linear_run(pass, &out, 1);
 }
 
@@ -244,6 +244,7 @@ static void deep_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
         for (uint32_t q = 0; q < rank; q++) row[q] = 0;
         for (uint32_t p = 0; p < rank; p++)
             for (uint32_t q = 0; q < rank; q++) row[q] += h[p] * token[p * rank + q];
+        rwkvc_input_ready(pass, &d->low, t);
     }
 }
 
@@ -254,6 +255,7 @@ static void copy_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
         memcpy(d->embedded.rows + t * n_embd, pass->embedded + t * n_embd, n_embd * sizeof(float));
         memcpy(d->normed_input.rows + t * n_embd, d->normed + t * n_embd, n_embd * sizeof(float));
         rwkvc_input_ready(pass, &d->embedded, t);
+        rwkvc_input_ready(pass, &d->normed_input, t);
     }
 }
 
@@ -284,10 +286,10 @@ static bool scale_hidden(rwkvc_pass *pass, uint32_t layer, const float *normed, 
     d.inner = rwkvc_take(pass, (uint64_t)n * inner_ld);
     rwkvc_input gate = {.rows = rwkvc_take(pass, (uint64_t)n * hidden->ld), .ld = hidden->ld};
     if (!rwkvc_for_rows(pass, n, copy_rows, &d)) return false;
-    rwkvc_linear first[] = {{s_emb_x, &d.embedded, d.token, token_ld, RWKVC_STORE, NULL},
-                            {s1, &d.normed_input, d.inner, inner_ld, RWKVC_STORE, NULL}};
+    rwkvc_linear first[] = {{s_emb_x, &d.embedded, d.token, token_ld, RWKVC_STORE, NULL, NULL},
+                            {s1, &d.normed_input, d.inner, inner_ld, RWKVC_STORE, NULL, NULL}};
     if (!rwkvc_linear_run(pass, first, 2) || !rwkvc_for_rows(pass, n, deep_rows, &d)) return false;
-    rwkvc_linear second = {s2, &d.low, gate.rows, gate.ld, RWKVC_STORE, NULL};
+    rwkvc_linear second = {s2, &d.low, gate.rows, gate.ld, RWKVC_STORE, NULL, NULL};
     if (!rwkvc_linear_run(pass, &second, 1)) return false;
     scale s = {&gate, hidden, (const float *)rwkvc_layer_tensor(pass->model, layer, S0)->data};
     return rwkvc_for_rows(pass, n, scale_rows, &s);
