@@ -62,7 +62,7 @@ typedef struct {
     uint32_t ld, cols, n_tokens;
     uint32_t parts; /* int8 numbers per activation: 1, or 2 for 16 bits; 0 when the weights are floats */
     rwkvc_q8_input q8;
-    uint32_t *nonzero; /* [groups] one token's non-zero inputs (a channel mix's value); NULL otherwise */
+    uint32_t *nonzero;        /* [groups] one token's non-zero inputs (a channel mix's value); NULL otherwise */
     rwkvc_sparse_quad *quads; /* [groups, 8] which they are */
 } rwkvc_input;
 

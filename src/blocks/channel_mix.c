@@ -41,8 +41,7 @@ bool rwkvc_channel_mix(rwkvc_pass *pass, uint32_t layer, const rwkvc_channel_mix
     }
     const float *normed = rwkvc_norm(pass, part, &tensors[specs->ln_weight], &tensors[specs->ln_bias]);
     if (!normed || !rwkvc_shift(pass, part, normed, shifted, n) || !rwkvc_linear_run(pass, up, n)) return false;
-    if (specs->scale_hidden &&
-        (!specs->scale_hidden(pass, layer, normed, &hidden) || !rwkvc_all_ready(pass, &hidden)))
+    if (specs->scale_hidden && (!specs->scale_hidden(pass, layer, normed, &hidden) || !rwkvc_all_ready(pass, &hidden)))
         return false;
     if (!rwkvc_linear_run(pass, &down, 1)) return false;
     return !specs->receptance || rwkvc_for_rows(pass, pass->n_tokens, add_gated, &g);

@@ -6,8 +6,8 @@
 enum {
     ITEM_BYTES = 1 << 16, /* weights of one item when few tokens wait for memory */
     QUADS = RWKVC_GROUP / 4,
-    GROUP_UNITS = 2,      /* panels whose outputs are one group of inputs */
-    PLAIN_GROUP = 4       /* panels per call of the plain kernel */
+    GROUP_UNITS = 2, /* panels whose outputs are one group of inputs */
+    PLAIN_GROUP = 4  /* panels per call of the plain kernel */
 };
 
 static bool is_integer(const rwkvc_tensor *weight) { return rwkvc_bits(weight->format) > 0; }
@@ -100,7 +100,7 @@ void rwkvc_input_ready(const rwkvc_pass *pass, const rwkvc_input *input, uint32_
 
 /* Rows of outputs that are computed together, and their weights' bytes. */
 static uint32_t unit_rows(const rwkvc_tensor *w) {
-    return is_integer(w) && w->kind == RWKVC_KIND_VALUE ? rwkvc_value_slice(rwkvc_bits(w->format)) : RWKVC_PANEL;
+    return is_integer(w) && w->kind == RWKVC_KIND_VALUE ? RWKVC_VALUE_UNIT : RWKVC_PANEL;
 }
 
 static uint32_t n_units(const rwkvc_tensor *w) { return (uint32_t)rwkvc_ceil_div(w->rows, unit_rows(w)); }
@@ -171,18 +171,18 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
     }
 }
 
-/* A panel of a value matrix: where it begins, its height, and which of its slices is meant. */
+/* A panel of a value matrix: where it begins, its height, and which of its rows are meant. */
 typedef struct {
     const uint8_t *bytes;
-    uint32_t height, slice, groups;
+    uint32_t height, row, groups;
 } value_panel;
 
-static value_panel value_panel_of(const rwkvc_tensor *w, uint32_t slice) {
-    uint32_t bits = rwkvc_bits(w->format), slices = rwkvc_value_panel(bits) / rwkvc_value_slice(bits);
-    uint32_t panel = slice / slices, groups = (uint32_t)rwkvc_ceil_div(w->cols, RWKVC_GROUP);
-    uint64_t size = (uint64_t)rwkvc_value_panel(bits) * groups * rwkvc_group_bytes(bits);
-    return (value_panel){w->data + panel * size, (uint32_t)rwkvc_value_height(bits, w->rows, panel), slice % slices,
-                         groups};
+static value_panel value_panel_of(const rwkvc_tensor *w, uint32_t unit) {
+    uint32_t bits = rwkvc_bits(w->format), rows = rwkvc_value_panel(bits);
+    uint32_t panel = unit * RWKVC_VALUE_UNIT / rows, groups = (uint32_t)rwkvc_ceil_div(w->cols, RWKVC_GROUP);
+    uint64_t size = (uint64_t)rows * groups * rwkvc_group_bytes(bits);
+    return (value_panel){w->data + panel * size, (uint32_t)rwkvc_value_height(bits, w->rows, panel),
+                         unit * RWKVC_VALUE_UNIT % rows, groups};
 }
 
 /* Blocks of 16 rows, one behind the other, of one slice. */
@@ -192,15 +192,14 @@ static void value_finish(const rwkvc_pass *pass, const target *to, const float *
         finish(pass, to, sums + block * ld_block, RWKVC_PANEL, token, n, row + 16 * block);
 }
 
-static void value_sparse_unit(const rwkvc_pass *pass, const target *to, uint32_t slice) {
+static void value_sparse_unit(const rwkvc_pass *pass, const target *to, uint32_t unit) {
     const rwkvc_linear *p = to->p;
-    value_panel panel = value_panel_of(p->weight, slice);
-    uint32_t rows = unit_rows(p->weight);
-    float sums[2 * RWKVC_VALUE_ROWS];
-    pass->kernels->value_sparse[p->weight->format](panel.bytes, p->weight->book, panel.height, panel.slice,
-                                                   panel.groups, p->input->nonzero, p->input->quads, p->input->q8.scales,
-                                                   p->input->q8.offsets, sums);
-    value_finish(pass, to, sums, rows / RWKVC_PANEL, RWKVC_PANEL, 0, 1, slice * rows);
+    value_panel panel = value_panel_of(p->weight, unit);
+    float sums[RWKVC_VALUE_UNIT];
+    pass->kernels->value_sparse[p->weight->format](
+        panel.bytes, p->weight->book, panel.height, panel.row / rwkvc_value_slice(rwkvc_bits(p->weight->format)),
+        panel.groups, p->input->nonzero, p->input->quads, p->input->q8.scales, p->input->q8.offsets, sums);
+    value_finish(pass, to, sums, RWKVC_VALUE_UNIT / RWKVC_PANEL, RWKVC_PANEL, 0, 1, unit * RWKVC_VALUE_UNIT);
 }
 
 /* Many tokens: 64 rows become four ordinary panels whose rows stand in rwkvc_value_row's order. */
@@ -224,12 +223,11 @@ static void value_dense_part(const rwkvc_pass *pass, const target *to, const val
     }
 }
 
-static void value_dense_unit(const rwkvc_pass *pass, const target *to, uint32_t slice, uint8_t *panels) {
-    const rwkvc_linear *p = to->p;
-    value_panel panel = value_panel_of(p->weight, slice);
-    uint32_t rows = unit_rows(p->weight), parts = rows / RWKVC_VALUE_ROWS;
-    for (uint32_t part = 0; part < parts && slice * rows + part * RWKVC_VALUE_ROWS < p->weight->rows; part++)
-        value_dense_part(pass, to, &panel, panel.slice * parts + part, slice * rows + part * RWKVC_VALUE_ROWS, panels);
+static void value_dense_unit(const rwkvc_pass *pass, const target *to, uint32_t unit, uint8_t *panels) {
+    value_panel panel = value_panel_of(to->p->weight, unit);
+    for (uint32_t row = 0; row < RWKVC_VALUE_UNIT && unit * RWKVC_VALUE_UNIT + row < to->p->weight->rows;
+         row += RWKVC_VALUE_ROWS)
+        value_dense_part(pass, to, &panel, (panel.row + row) / RWKVC_VALUE_ROWS, unit * RWKVC_VALUE_UNIT + row, panels);
 }
 
 static void plain_units(const rwkvc_pass *pass, const target *to, uint32_t first, uint32_t n_panels) {

@@ -40,7 +40,9 @@ void rwkvc_head_ready(const rwkvc_pass *pass, const rwkvc_input *y, const rwkvc_
         rwkvc_input_ready_groups(pass, y, segment->first, segment->first + segment->n, head * groups, groups);
 }
 
-bool rwkvc_heads_all_ready(rwkvc_pass *pass, rwkvc_input *y) { return heads_are_groups(pass) || rwkvc_all_ready(pass, y); }
+bool rwkvc_heads_all_ready(rwkvc_pass *pass, rwkvc_input *y) {
+    return heads_are_groups(pass) || rwkvc_all_ready(pass, y);
+}
 
 uint64_t rwkvc_state_offset(const rwkvc_pass *pass, uint32_t layer, uint32_t part) {
     const rwkvc_model *model = pass->model;

@@ -110,7 +110,7 @@ typedef struct rwkvc_kernels {
                                    uint32_t first_column, uint32_t n, float *out);
     /* The same panel as one of q8 (not for q8). */
     void (*unpack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
-    /* A slice of a value panel times sparse activations: out[rows of the slice] = sums in row order.
+    /* 128 rows (of a q8 panel's end 64) from `slice` of a value panel on times sparse activations: out in row order.
      * Group g has columns[g] of them, four a quad from quads[8 * g] on. */
     void (*value_sparse[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t slice,
                                           uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,

@@ -117,45 +117,53 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const rw
 
 /* -------------------------------------------------------------------- value matrices, by columns */
 
-/* `parts` accumulators of 16 rows each, the first four for the rows that a byte's low half holds. */
+/* `parts` accumulators of 16 rows each: of q8 four for each 64 rows, of fewer bits eight for 128, the first four for those
+ * in a byte's low half. */
 VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
                               uint32_t slice, uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,
-                              const float *scales, const int32_t *offsets, float *out) {
-    enum { AHEAD = 4 }; /* groups */
-    const uint32_t parts = bits == 8 ? 4 : 8;
+                              const float *scales, const int32_t *offsets, float *out, const uint32_t parts) {
+    enum { AHEAD = 3 }; /* groups */
     vb table = bits == 4 ? vb_table(book) : vb_load(panel);
     vf acc[8];
     UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_zero();
     uint64_t stride = (uint64_t)height * rwkvc_group_bytes(bits), size = (uint64_t)height * bits / 8;
-    const uint8_t *rows = panel + 64 * slice;
-    for (uint32_t g = 0; g < groups; g++, quads += 8) {
-        for (uint32_t i = 0; g + AHEAD < groups && i < columns[g + AHEAD]; i++) {
-            const uint8_t *far =
-                rows + (g + AHEAD) * stride + quads[8 * AHEAD + i / 4].column[i % 4] % RWKVC_GROUP * size;
-            PREFETCH(far);
-            if (bits == 5 || bits == 6) PREFETCH(far - 64 * slice + height / 2 + 16 * (bits - 4) * slice);
+    const uint8_t *group = panel + 64 * slice, *planes = panel + height / 2 + 16 * (bits - 4) * slice;
+    const uint16_t *s = (const uint16_t *)(panel + RWKVC_GROUP * size) + (bits == 8 ? 64 : 128) * slice;
+    for (uint32_t g = 0; g < groups; g++, quads += 8, group += stride, planes += stride, s += stride / 2) {
+        if (g + AHEAD < groups) {
+            const uint64_t far = AHEAD * stride;
+            for (uint32_t i = 0; i < columns[g + AHEAD]; i++) {
+                uint64_t at = far + quads[8 * AHEAD + i / 4].column[i % 4] % RWKVC_GROUP * size;
+                PREFETCH(group + at);
+                if (bits == 8 && parts == 8) PREFETCH(group + at + 64);
+                if (bits == 5 || bits == 6) PREFETCH(planes + at);
+            }
+            for (uint32_t v = 0; v < parts; v += 2) PREFETCH(s + far / 2 + 16 * v);
         }
         if (columns[g] == 0) continue;
         vi dot[8];
         UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, offsets[g]);
-        const uint8_t *group = rows + g * stride;
-        const uint8_t *planes = panel + g * stride + height / 2 + 16 * (bits - 4) * slice;
         for (uint32_t i = 0; 4 * i < columns[g]; i++) {
             uint64_t at[4];
             for (int k = 0; k < 4; k++) at[k] = quads[i].column[k] % RWKVC_GROUP * size;
             KERNEL(quads) q;
-            vb_interleave(vb_load(group + at[0]), vb_load(group + at[1]), vb_load(group + at[2]),
-                          vb_load(group + at[3]), q.line);
             if (bits == 8) {
-                UNROLL for (uint32_t v = 0; v < 4; v++) dot[v] = vi_dot(dot[v], vw_from(q.line[v]), quads[i].value);
+                UNROLL for (uint32_t half = 0; half < parts / 4; half++) {
+                    const uint8_t *rows = group + 64 * half;
+                    vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]),
+                                  vb_load(rows + at[3]), q.line);
+                    UNROLL for (uint32_t v = 0; v < 4; v++) dot[4 * half + v] =
+                        vi_dot(dot[4 * half + v], vw_from(q.line[v]), quads[i].value);
+                }
                 continue;
             }
+            vb_interleave(vb_load(group + at[0]), vb_load(group + at[1]), vb_load(group + at[2]),
+                          vb_load(group + at[3]), q.line);
             UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] = vb_zip(
                 planes + at[0] + 16 * k, planes + at[1] + 16 * k, planes + at[2] + 16 * k, planes + at[3] + 16 * k);
             UNROLL for (uint32_t v = 0; v < parts; v++)
                 KERNEL(dot_quad)(bits, table, &q, v, quads[i].value, dot + v, 1);
         }
-        const uint16_t *s = (const uint16_t *)(panel + g * stride + RWKVC_GROUP * size) + 16 * parts * slice;
         UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
             vf_fma(vf_mul(vf_from_vi(dot[v]), vf_load_half(s + 16 * v)), vf_set1(scales[g]), acc[v]);
     }
@@ -226,7 +234,9 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
                                              uint32_t slice, uint32_t groups, const uint32_t *columns,                 \
                                              const rwkvc_sparse_quad *quads, const float *scales,                      \
                                              const int32_t *offsets, float *out) {                                     \
-        KERNEL(value_sparse)(bits_, panel, book, height, slice, groups, columns, quads, scales, offsets, out);         \
+        if ((bits_) < 8 || 64 * slice + 128 <= height) KERNEL(value_sparse)                                            \
+        (bits_, panel, book, height, slice, groups, columns, quads, scales, offsets, out, 8);                          \
+        else KERNEL(value_sparse)(bits_, panel, book, height, slice, groups, columns, quads, scales, offsets, out, 4); \
     }                                                                                                                  \
     static void KERNEL(value_repack_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
                                              uint32_t part, uint32_t groups, uint8_t *panels) {                        \

@@ -116,8 +116,8 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
         shifted[i] = (rwkvc_shifted){.mix = rwkvc_layer_tensor(model, layer, paths[i].mix),
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .current_share = true};
-        products[i] =
-            (rwkvc_linear){weight, &shifted[i].input, *out[i], m.width, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL, NULL};
+        products[i] = (rwkvc_linear){
+            weight, &shifted[i].input, *out[i], m.width, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL, NULL};
     }
     const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
     m.y = rwkvc_input_take(pass, output, pass->n_tokens);
