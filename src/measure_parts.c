@@ -47,7 +47,7 @@ static bool run_product(void *arg) {
     bench *b = arg;
     rwkvc_tensor weight = b->tensor;
     weight.data += b->copy * b->bytes;
-    rwkvc_linear product = {&weight, &b->input, b->out, weight.rows, RWKVC_STORE, NULL};
+    rwkvc_linear product = {&weight, &b->input, b->out, weight.rows, RWKVC_STORE, NULL, NULL};
     b->copy = (b->copy + 1) % b->part->copies;
     return rwkvc_linear_run(&b->pass, &product, 1);
 }
@@ -79,7 +79,7 @@ static rwkvc_status prepare_product(bench *b) {
         return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for %u weight matrices", p->copies);
     b->model.widest_matrix = b->model.widest_value = p->cols;
     for (uint32_t i = 0; i < rwkvc_pool_threads(b->pass.pool); i++)
-        if (!(b->thread_memory[i] = rwkvc_alloc(rwkvc_thread_bytes(&b->model))))
+        if (!(b->thread_memory[i] = rwkvc_alloc(rwkvc_thread_bytes(&b->model, p->tokens))))
             return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for scratch of thread %u", i);
     fill_weights(b->weights, b->bytes * p->copies);
     uint32_t bits = rwkvc_bits(p->format);
