@@ -72,7 +72,7 @@ def quantize(
         source: a trained checkpoint, recognised by its content: a file, or a directory of Hugging Face's layout.
         target: the file to write; appears complete or not at all.
         format: how matrices are stored: "q8" (the default), "q6", "q5", "q4", "f16" or "f32". Vectors stay f32,
-            low-rank pairs f16. In q5 the embedding is q6, in q4 embedding and head are q5: they are the most
+            low-rank pairs q8. In q5 the embedding is q6, in q4 embedding and head are q5: they are the most
             sensitive.
         bits: instead of a format: bits per weight of embedding, head and matrices together, 4.5 to 8.5. Each gets one
             of q4, q5, q6 and q8, more bits where the model, run with this part in q4, diverges more.

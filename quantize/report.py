@@ -25,7 +25,7 @@ class Report:
         parameters: weights in the model.
         source_bytes: size of the checkpoint.
         target_bytes: size of the file, tokenizer included.
-        bits_per_weight: of embedding, head and matrices: 8 × packed bytes / weights. Low-rank pairs are f16 always.
+        bits_per_weight: of embedding, head and matrices: 8 × packed bytes / weights. Low-rank pairs are q8 always.
         file_bits_per_weight: 8 × target_bytes / parameters.
         formats: how many tensors are stored in which format.
         calibration: "default", the text's file name, or None.

@@ -352,7 +352,7 @@ def packed_bytes(info: TensorInfo) -> int:
 
 
 def bits_per_weight(infos: Iterable[TensorInfo]) -> float:
-    """Of embedding, head and matrices together, padding included. Vectors and low-rank pairs are f32 and f16 always."""
+    """Of embedding, head and matrices together, padding included. Vectors and low-rank pairs are f32 and q8 always."""
     kinds = (KIND_EMBEDDING, KIND_HEAD, KIND_MATRIX, KIND_VALUE)
     own = [info for info in infos if info.kind in kinds]
     return 8 * sum(info.size_bytes for info in own) / sum(info.rows * info.cols for info in own)

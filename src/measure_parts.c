@@ -98,7 +98,8 @@ static double product_bytes(const bench *b) {
     if (!b->reads.inputs) return (double)b->bytes;
     double bits = rwkvc_bits(b->part->format), groups = (double)rwkvc_ceil_div(b->part->cols, RWKVC_GROUP);
     double rows = (double)b->bytes / groups / (4 * bits + 2); /* padded */
-    return rows * ((double)b->reads.columns * bits / 8 + (double)b->reads.groups * 2);
+    double runs = (double)b->reads.inputs / b->part->cols;
+    return rows * ((double)b->reads.columns * bits / 8 + (double)b->reads.groups * 2) / runs;
 }
 
 /* ----------------------------------------------------------------------------------- recurrence */

@@ -131,7 +131,7 @@ typedef struct {
 /* How a tensor is used, which decides how it is stored. */
 #define RWKVC_KIND_VECTOR 0    /* f32 always */
 #define RWKVC_KIND_MATRIX 1    /* panels of 16 rows */
-#define RWKVC_KIND_LOW_RANK 2  /* panels of 16 rows; f32 in f32 files, else f16 */
+#define RWKVC_KIND_LOW_RANK 2  /* panels of 16 rows; f32, f16, or q8 in files of integers */
 #define RWKVC_KIND_VALUE 3     /* channel mix value: column panels, so that zero inputs are not read */
 #define RWKVC_KIND_EMBEDDING 4 /* rows, looked up */
 #define RWKVC_KIND_HEAD 5      /* as MATRIX; its input is kept in 16 bits where weights are integers */
@@ -182,7 +182,7 @@ const char *rwkvc_version_name(uint32_t version);
 /* "q8" → RWKVC_FORMAT_Q8, and back; -1 and NULL for unknown ones. */
 int32_t rwkvc_format_by_name(const char *name);
 const char *rwkvc_format_name(uint32_t format);
-/* The format a file of quantisation `preset` stores a kind in: q8 → f16 for low-rank pairs, f32 for vectors;
+/* The format a file of quantisation `preset` stores a kind in: q8 to q4 → q8 for low-rank pairs, f32 for vectors;
  * q5 → q6 for the embedding, q4 → q5 for embedding and head. */
 uint32_t rwkvc_format_for(uint32_t preset, uint32_t kind);
 

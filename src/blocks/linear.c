@@ -265,12 +265,14 @@ static void units(const rwkvc_pass *pass, const target *to, uint32_t first, uint
 /* Units whose outputs become int8 inputs stay in the thread's cache until a group of them stands. */
 static void units_into(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t last, uint32_t thread) {
     const rwkvc_input *into = p->into;
-    uint32_t ld = GROUP_UNITS * RWKVC_PANEL;
-    float *rows = (float *)(pass->thread_memory[thread] + unpacked_bytes(pass->model));
+    bool listened = pass->options->inputs; /* then the rows themselves are wanted */
+    float *memory = (float *)(pass->thread_memory[thread] + unpacked_bytes(pass->model));
     for (uint32_t u = first; u < last; u += GROUP_UNITS) {
-        target to = {p, rows, ld, u * RWKVC_PANEL};
+        uint32_t row = u * RWKVC_PANEL;
+        target to =
+            listened ? (target){p, into->rows, into->ld, 0} : (target){p, memory, GROUP_UNITS * RWKVC_PANEL, row};
         units(pass, &to, u, last - u < GROUP_UNITS ? last : u + GROUP_UNITS, thread);
-        ready_groups(pass, into, rows, ld, 0, into->n_tokens, u / GROUP_UNITS, 1);
+        ready_groups(pass, into, listened ? into->rows + row : memory, to.ld, 0, into->n_tokens, u / GROUP_UNITS, 1);
     }
 }
 

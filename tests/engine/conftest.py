@@ -55,7 +55,7 @@ typedef struct {
                      uint32_t n, float *out);
     void (*unpack[6])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
     void (*value_sparse[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t slice, uint32_t groups,
-                            const uint32_t *first, const rwkvc_sparse_quad *quads, const float *scales,
+                            const uint32_t *columns, const rwkvc_sparse_quad *quads, const float *scales,
                             const int32_t *offsets, float *out);
     void (*value_repack[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part, uint32_t groups,
                             uint8_t *panels);
@@ -64,8 +64,8 @@ typedef struct {
     void (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,
                          const float *x, uint32_t ldx, uint32_t n, _Bool sparse, float *out);
-    void (*q8_quantise)(const float *x, uint32_t n_inputs, uint32_t parts, uint32_t first_column,
-                        const rwkvc_q8_input *input);
+    void (*q8_quantise)(const float *x, uint64_t ldx, uint32_t first, uint32_t last, uint32_t first_group,
+                        uint32_t n_groups, uint32_t n_inputs, uint32_t parts, const rwkvc_q8_input *input);
     void (*embedding)(const rwkvc_tensor *emb, uint32_t row, float *out);
     void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps, float *y);
     void (*token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y);

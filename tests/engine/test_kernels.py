@@ -59,8 +59,12 @@ class Input:
         self.raw.groups, self.raw.columns, self.raw.tile = self.groups, self.columns, kernels.q8_tile
         self.tile = int(kernels.q8_tile)
         x = np.ascontiguousarray(x, np.float32)
-        for t in range(tokens):
-            kernels.q8_quantise(ffi.from_buffer("float[]", x[t]), cols, parts, t * parts, self.raw)
+        for token in range(0, tokens, 3):  # any tokens and groups at a time
+            last = min(token + 3, tokens)
+            for group in range(0, self.groups, 4):
+                at = ffi.from_buffer("float[]", x[token:]) + min(32 * group, cols)
+                n = min(4, self.groups - group)
+                kernels.q8_quantise(at, cols, token, last, group, n, cols, parts, self.raw)
         for guarded in (self.values, self.scales, self.offsets):
             guarded.check()
 
@@ -231,19 +235,19 @@ def test_integer_products_have_the_same_bits_as_scalar(
     assert found[0].tobytes() == found[1].tobytes()
 
 
-def sparse_list(inner: Any, acts: Input) -> tuple[Any, Any, list[Any]]:
-    """Non-zero inputs as value_sparse wants them (and some entries behind the end, which it may prefetch)."""
+def sparse_list(inner: Any, acts: Input) -> tuple[Any, Any]:
+    """Non-zero inputs as value_sparse wants them: how many of each group, and quads, eight a group."""
     values, _, _ = acts.column(0)
-    first, quads = [0], []
+    counts = []
+    raw = inner.ffi.new("rwkvc_sparse_quad[]", acts.groups * 8)
     for g in range(acts.groups):
         nonzero = [i for i in range(32 * g, 32 * g + 32) if values[i]]
-        quads += [nonzero[i : i + 4] for i in range(0, len(nonzero), 4)]
-        first.append(len(quads))
-    raw = inner.ffi.new("rwkvc_sparse_quad[]", len(quads) + 8)
-    for entry, columns in zip(raw, quads, strict=False):
-        entry.column = [*columns, *[columns[0]] * (4 - len(columns))]
-        entry.value = [*(int(values[c]) for c in columns), *[0] * (4 - len(columns))]
-    return inner.ffi.new("uint32_t[]", first), raw, quads
+        counts.append(len(nonzero))
+        for i in range(0, len(nonzero), 4):
+            columns, entry = nonzero[i : i + 4], raw[8 * g + i // 4]
+            entry.column = [*columns, *[columns[0]] * (4 - len(columns))]
+            entry.value = [*(int(values[c]) for c in columns), *[0] * (4 - len(columns))]
+    return inner.ffi.new("uint32_t[]", counts), raw
 
 
 @pytest.mark.parametrize("fmt", INTEGERS)
@@ -263,7 +267,7 @@ def test_sparse_and_dense_value_products_agree_and_equal_numpy(
     expected = np.zeros((rows + 127) // 128 * 128)
     expected[:rows] = weights.values @ used.reshape(-1)[:cols].astype(float)
     whole = np.allclose(used, np.rint(used))
-    first, quads, _ = sparse_list(inner, acts)
+    counts, quads = sparse_list(inner, acts)
     groups = -(-cols // 32)
     slice_rows, panel_rows = (64, 256) if weights.bits == 8 else (128, 512)
     _, book = weights.pointers(ffi)
@@ -271,14 +275,23 @@ def test_sparse_and_dense_value_products_agree_and_equal_numpy(
     for panel in range(0, rows, panel_rows):
         height = min(panel_rows, -(-rows // slice_rows) * slice_rows - panel)
         pointer = ffi.from_buffer("uint8_t[]", start[panel * groups * (4 * weights.bits + 2) :])
-        for piece in range(height // slice_rows):
-            sparse = Guarded(ffi, slice_rows, np.float32)
+        for row in range(0, height, 128):
+            sparse = Guarded(ffi, min(128, height - row), np.float32)
             kernels.value_sparse[fmt](
-                pointer, book, height, piece, groups, first, quads, acts.raw.scales, acts.raw.offsets, sparse.pointer
+                pointer,
+                book,
+                height,
+                row // slice_rows,
+                groups,
+                counts,
+                quads,
+                acts.raw.scales,
+                acts.raw.offsets,
+                sparse.pointer,
             )
             sparse.check()
-            for half in range(slice_rows // 64):
-                part = piece * (slice_rows // 64) + half
+            for half in range(min(128, height - row) // 64):
+                part = row // 64 + half
                 panels = Guarded(ffi, (4, acts.groups // 2, 1088), np.uint8)
                 kernels.value_repack[fmt](pointer, book, height, part, groups, panels.pointer)
                 panels.check()

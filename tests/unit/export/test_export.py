@@ -290,7 +290,7 @@ def test_the_command(tmp_path, source):
 def test_the_demo_model_goes_to_gguf(demo_path, tmp_path):
     report = export(demo_path, tmp_path / "demo.gguf")
     assert report.exact
-    assert report.target_bytes < 1.1 * report.source_bytes
+    assert report.target_bytes < 1.25 * report.source_bytes  # low-rank pairs are f32 there
 
 
 @pytest.mark.parametrize("name", ["tiny-bpe.model", "tiny-unigram.model"])
