@@ -41,7 +41,8 @@ class Tensor(np.ndarray):
 
     def clone(self) -> Tensor:
         """A copy."""
-        return self.copy().view(Tensor)
+        copied: Tensor = self.copy().view(Tensor)
+        return copied
 
     @classmethod
     def __torch_function__(
