@@ -268,7 +268,7 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
     rwkvc_context *ctx = c->ctx;
     rwkvc_pass *pass = &c->pass;
     const rwkvc_config *config = &c->model->config;
-    uint64_t embd = config->size[RWKVC_SIZE_EMBD], att = config->size[RWKVC_SIZE_ATT];
+    uint64_t embd = config->size[RWKVC_SIZE_EMBD], att = rwkvc_row_floats(config->size[RWKVC_SIZE_ATT]);
     uint64_t layer_bytes = (c->model->arch->scratch_floats(config) + 64) * sizeof(float) * rows +
                            rwkvc_sparse_floats(config->size[RWKVC_SIZE_FFN]) * sizeof(float);
     uint64_t head_bytes = rwkvc_input_floats(embd, 2) * sizeof(float) * rows;

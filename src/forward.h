@@ -35,7 +35,7 @@ typedef struct rwkvc_pass {
     const rwkvc_segment *segments;
     uint32_t *segment_of; /* [n_tokens] */
     float *x;             /* residual stream [n_tokens, n_embd] */
-    float *v_first;       /* RWKV-7: layer 0's values [n_tokens, attention width] */
+    float *v_first;       /* RWKV-7: layer 0's values [n_tokens, attention width], rows rwkvc_row_floats apart */
     uint32_t *tokens;     /* [n_tokens] */
     float *embedded;      /* deep_embed: the residual stream before the first layer [n_tokens, n_embd] */
     rwkvc_scratch scratch;
@@ -65,6 +65,11 @@ typedef struct {
     uint32_t *nonzero;        /* [groups] one token's non-zero inputs (a channel mix's value); NULL otherwise */
     rwkvc_sparse_quad *quads; /* [groups, 8] which they are */
 } rwkvc_input;
+
+/* Floats from row to row where tokens have `cols` each: rows a power of two apart would share few sets of the cache. */
+static inline uint64_t rwkvc_row_floats(uint64_t cols) {
+    return rwkvc_round_up(cols, RWKVC_PANEL) + (cols % 256 == 0 ? RWKVC_PANEL : 0);
+}
 
 /* f32 of scratch that an input of `cols` takes per token, at most, */
 uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts);

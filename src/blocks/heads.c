@@ -18,14 +18,15 @@ static void head_item(void *arg, uint32_t item, uint32_t thread) {
     const rwkvc_pass *pass = h->pass;
     const uint32_t *size = pass->model->config.size;
     (void)thread;
-    uint32_t n = size[RWKVC_SIZE_HEAD], head = item % size[RWKVC_SIZE_HEADS], width = size[RWKVC_SIZE_ATT];
+    uint32_t n = size[RWKVC_SIZE_HEAD], head = item % size[RWKVC_SIZE_HEADS];
+    uint32_t ld = (uint32_t)rwkvc_row_floats(size[RWKVC_SIZE_ATT]);
     const rwkvc_segment *segment = &pass->segments[item / size[RWKVC_SIZE_HEADS]];
-    uint64_t channel = (uint64_t)head * n, at = (uint64_t)segment->first * width + channel;
+    uint64_t channel = (uint64_t)head * n, at = (uint64_t)segment->first * ld + channel;
     uint64_t offset = rwkvc_state_offset(pass, h->layer, RWKVC_WKV) + channel * n;
     rwkvc_wkv6 wkv = {
         .tokens = segment->n,
         .head_size = n,
-        .ld = width,
+        .ld = ld,
         .r = h->r + at,
         .k = h->k + at,
         .v = h->v + at,
@@ -56,5 +57,5 @@ bool rwkvc_heads_run(rwkvc_heads *heads, const rwkvc_tensor *output) {
 }
 
 uint64_t rwkvc_heads_floats(const rwkvc_config *config) {
-    return 5 * (uint64_t)config->size[RWKVC_SIZE_ATT] + rwkvc_input_floats(config->size[RWKVC_SIZE_ATT], 1);
+    return 5 * rwkvc_row_floats(config->size[RWKVC_SIZE_ATT]) + rwkvc_input_floats(config->size[RWKVC_SIZE_ATT], 1);
 }

@@ -21,7 +21,7 @@ typedef struct {
     rwkvc_pass *pass;
     uint32_t layer;
     const rwkvc_head_specs *specs;
-    float *r, *k, *v; /* [n_tokens, attention width] */
+    float *r, *k, *v; /* [n_tokens, attention width], rows rwkvc_row_floats apart */
     float *g;         /* NULL: no gate */
     float *w;         /* RWKV-6's low-rank part of the decay; NULL in RWKV-5 */
     rwkvc_input y;    /* set by rwkvc_heads_run */

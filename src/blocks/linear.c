@@ -17,7 +17,7 @@ static bool is_integer(const rwkvc_tensor *weight) { return rwkvc_bits(weight->f
 static uint32_t even_groups(uint64_t cols) { return (uint32_t)rwkvc_ceil_div(cols, 2 * RWKVC_GROUP) * 2; }
 
 uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts) {
-    return rwkvc_round_up(cols, RWKVC_PANEL) + parts * even_groups(cols) * (RWKVC_GROUP / 4 + 2) + 5 * RWKVC_PANEL;
+    return rwkvc_row_floats(cols) + parts * even_groups(cols) * (RWKVC_GROUP / 4 + 2) + 5 * RWKVC_PANEL;
 }
 
 uint64_t rwkvc_sparse_floats(uint64_t cols) {
@@ -26,8 +26,7 @@ uint64_t rwkvc_sparse_floats(uint64_t cols) {
 }
 
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens) {
-    rwkvc_input input = {
-        .cols = weight->cols, .ld = (uint32_t)rwkvc_round_up(weight->cols, RWKVC_PANEL), .n_tokens = n_tokens};
+    rwkvc_input input = {.cols = weight->cols, .ld = (uint32_t)rwkvc_row_floats(weight->cols), .n_tokens = n_tokens};
     input.rows = rwkvc_take(pass, (uint64_t)input.ld * n_tokens);
     if (!is_integer(weight)) return input;
     input.parts = weight->kind == RWKVC_KIND_HEAD ? 2 : 1;

@@ -87,14 +87,14 @@ typedef struct {
 static void shift_row(const rwkvc_pass *pass, const rwkvc_shifted *to, const float *now, const float *previous,
                       uint32_t t) {
     uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
-    const float *mix = (const float *)to->mix->data;
-    float *out = to->input.rows + (uint64_t)t * to->input.ld;
-    if (to->current_share)
-        pass->kernels->token_shift(previous, now, mix, n_embd, out);
-    else if (to->extra)
-        pass->kernels->token_shift_by(now, previous, mix, to->extra + (uint64_t)t * n_embd, n_embd, out);
-    else
-        pass->kernels->token_shift(now, previous, mix, n_embd, out);
+    const float *mix = (const float *)to->mix->data, *x = to->current_share ? previous : now;
+    const float *other = to->current_share ? now : previous;
+    const float *extra = to->extra ? to->extra + (uint64_t)t * n_embd : NULL;
+    if (to->input.parts == 1 && !pass->options->inputs) { /* nobody wants the floats */
+        pass->kernels->token_shift_q8(x, other, mix, extra, n_embd, t, &to->input.q8);
+        return;
+    }
+    pass->kernels->token_shift(x, other, mix, extra, n_embd, to->input.rows + (uint64_t)t * to->input.ld);
     rwkvc_input_ready(pass, &to->input, t);
 }
 

@@ -61,19 +61,15 @@ static void KERNEL(layer_norm)(const float *x, const float *weight, const float 
     }
 }
 
-static void KERNEL(token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y) {
-    for (uint32_t i = 0; i < n; i += 16) {
-        vf now = vf_load(x + i);
-        vf_store(y + i, vf_fma(vf_sub(vf_load(previous + i), now), vf_load(mix + i), now));
-    }
+VEC vf KERNEL(shifted)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t i) {
+    vf now = vf_load(x + i), share = vf_load(mix + i);
+    if (extra) share = vf_add(share, vf_load(extra + i));
+    return vf_fma(vf_sub(vf_load(previous + i), now), share, now);
 }
 
-static void KERNEL(token_shift_by)(const float *x, const float *previous, const float *mix, const float *extra,
-                                   uint32_t n, float *y) {
-    for (uint32_t i = 0; i < n; i += 16) {
-        vf now = vf_load(x + i), share = vf_add(vf_load(mix + i), vf_load(extra + i));
-        vf_store(y + i, vf_fma(vf_sub(vf_load(previous + i), now), share, now));
-    }
+static void KERNEL(token_shift)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
+                                float *y) {
+    for (uint32_t i = 0; i < n; i += 16) vf_store(y + i, KERNEL(shifted)(x, previous, mix, extra, i));
 }
 
 static void KERNEL(multiply_add)(float *x, const float *a, const float *b, uint32_t n) {

@@ -142,11 +142,12 @@ typedef struct rwkvc_kernels {
     void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps, float *y);
     /* out[cols] += that row. */
     void (*embedding_add)(const rwkvc_tensor *emb, uint32_t row, float *out);
-    /* y[n] = x + (previous - x) * mix */
-    void (*token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y);
-    /* y[n] = x + (previous - x) * (mix + extra) */
-    void (*token_shift_by)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
-                           float *y);
+    /* y[n] = x + (previous - x) * (mix + extra); extra NULL: none */
+    void (*token_shift)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
+                        float *y);
+    /* The same, quantised to column `token` of an input of one part. */
+    void (*token_shift_q8)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
+                           uint32_t token, const rwkvc_q8_input *input);
     /* x[n] += a * b */
     void (*multiply_add)(float *x, const float *a, const float *b, uint32_t n);
     /* x[n] *= a + b */

@@ -69,7 +69,7 @@ VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8
     vf acc[Q8_TILE];
     UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_zero();
     for (uint32_t g = 0; g < groups; g += 2, record += size) {
-        if (n <= 2) PREFETCH_PAGE(record); /* with more tokens the panel is in the cache after the first tile */
+        PREFETCH_PAGE(record);
         for (uint32_t half = 0; half < 2; half++) {
             KERNEL(group)
             (bits, table, record + half * 64 * bits, record + 128 * bits + 32 * half, a, scale, offset, acc, n);
@@ -314,5 +314,18 @@ static void KERNEL(q8_quantise)(const float *x, uint64_t ldx, uint32_t first, ui
             vf hi = left >= 32 ? vf_load(from + 16) : left > 16 ? vf_load_n(from + 16, left - 16) : vf_zero();
             KERNEL(q8_quantise_group)(lo, hi, parts, c, first_group + i, input);
         }
+    }
+}
+
+static void KERNEL(token_shift_q8)(const float *x, const float *previous, const float *mix, const float *extra,
+                                   uint32_t n, uint32_t token, const rwkvc_q8_input *input) {
+    rwkvc_column c = rwkvc_column_of(input, token);
+    for (uint32_t group = 0; group < input->groups; group++) {
+        vf y[2];
+        UNROLL for (uint32_t half = 0; half < 2; half++) {
+            uint32_t i = group * RWKVC_GROUP + 16 * half;
+            y[half] = i < n ? KERNEL(shifted)(x, previous, mix, extra, i) : vf_zero();
+        }
+        KERNEL(q8_quantise_group)(y[0], y[1], 1, c, group, input);
     }
 }

@@ -69,8 +69,8 @@ static float no_group_norm(const rwkvc_config *config) {
 
 typedef struct {
     rwkvc_pass *pass;
-    uint32_t layer, width;
-    float *r, *k, *v; /* [n_tokens, width] */
+    uint32_t layer, width, ld;
+    float *r, *k, *v; /* [n_tokens, width], rows ld apart */
     rwkvc_input y;
 } time_mix;
 
@@ -81,11 +81,11 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
     (void)thread;
     uint32_t blocks = m->width / RWKVC_PANEL, channel = item % blocks * RWKVC_PANEL;
     const rwkvc_segment *segment = &pass->segments[item / blocks];
-    uint64_t at = (uint64_t)segment->first * m->width + channel;
+    uint64_t at = (uint64_t)segment->first * m->ld + channel;
     uint64_t offset = rwkvc_state_offset(pass, m->layer, AA) + channel;
     rwkvc_wkv4 wkv = {
         .tokens = segment->n,
-        .ld = m->width,
+        .ld = m->ld,
         .r = m->r + at,
         .k = m->k + at,
         .v = m->v + at,
@@ -103,6 +103,7 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
 static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_model *model = pass->model;
     time_mix m = {.pass = pass, .layer = layer, .width = model->config.size[A_]};
+    m.ld = (uint32_t)rwkvc_row_floats(m.width);
     static const struct {
         uint8_t mix, weight;
     } paths[] = {{MIX_R, RECEPTANCE}, {MIX_K, KEY}, {MIX_V, VALUE}};
@@ -112,12 +113,12 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     pass->scratch.used = 0;
     for (uint32_t i = 0; i < 3; i++) {
         const rwkvc_tensor *weight = rwkvc_layer_tensor(model, layer, paths[i].weight);
-        *out[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.width);
+        *out[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.ld);
         shifted[i] = (rwkvc_shifted){.mix = rwkvc_layer_tensor(model, layer, paths[i].mix),
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .current_share = true};
-        products[i] = (rwkvc_linear){
-            weight, &shifted[i].input, *out[i], m.width, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL, NULL};
+        products[i] =
+            (rwkvc_linear){weight, &shifted[i].input, *out[i], m.ld, i == 0 ? RWKVC_SIGMOID : RWKVC_STORE, NULL, NULL};
     }
     const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
     m.y = rwkvc_input_take(pass, output, pass->n_tokens);
@@ -149,8 +150,8 @@ static bool layer(rwkvc_pass *pass, uint32_t layer) {
 }
 
 static uint64_t scratch_floats(const rwkvc_config *config) {
-    uint64_t time = config->size[C_] + 3 * rwkvc_input_floats(config->size[C_], 1) + 3 * (uint64_t)config->size[A_] +
-                    rwkvc_input_floats(config->size[A_], 1);
+    uint64_t time = config->size[C_] + 3 * rwkvc_input_floats(config->size[C_], 1) +
+                    3 * rwkvc_row_floats(config->size[A_]) + rwkvc_input_floats(config->size[A_], 1);
     uint64_t channel = rwkvc_channel_mix_floats(config);
     return time > channel ? time : channel;
 }

@@ -82,7 +82,7 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     static const struct {
         uint8_t mix, weight;
     } paths[] = {{MIX_R, RECEPTANCE}, {MIX_K, KEY}, {MIX_V, VALUE}, {MIX_G, GATE}};
-    uint32_t n = model->arch->n_specs > GATE ? 4 : 3, width = model->config.size[A_];
+    uint32_t n = model->arch->n_specs > GATE ? 4 : 3, ld = (uint32_t)rwkvc_row_floats(model->config.size[A_]);
     rwkvc_shifted shifted[4];
     rwkvc_linear products[4];
     pass->scratch.used = 0;
@@ -90,11 +90,11 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     float **out[] = {&heads.r, &heads.k, &heads.v, &heads.g};
     for (uint32_t i = 0; i < n; i++) {
         const rwkvc_tensor *weight = rwkvc_layer_tensor(model, layer, paths[i].weight);
-        *out[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * width);
+        *out[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * ld);
         shifted[i] = (rwkvc_shifted){.mix = rwkvc_layer_tensor(model, layer, paths[i].mix),
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .current_share = true};
-        products[i] = (rwkvc_linear){weight, &shifted[i].input, *out[i], width, RWKVC_STORE, NULL, NULL};
+        products[i] = (rwkvc_linear){weight, &shifted[i].input, *out[i], ld, RWKVC_STORE, NULL, NULL};
     }
     uint64_t shift = rwkvc_state_offset(pass, layer, RWKVC_ATT_SHIFT);
     const float *normed = rwkvc_norm(pass, shift, rwkvc_layer_tensor(model, layer, LN1_WEIGHT),

@@ -124,7 +124,7 @@ static bool data_dependent_shift(rwkvc_pass *pass, uint32_t layer, uint64_t shif
 
 static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_model *model = pass->model;
-    uint64_t width = model->config.size[A_], n_embd = model->config.size[C_], tokens = pass->n_tokens;
+    uint64_t ld = rwkvc_row_floats(model->config.size[A_]), n_embd = model->config.size[C_], tokens = pass->n_tokens;
     uint64_t shift = rwkvc_state_offset(pass, layer, RWKVC_ATT_SHIFT);
     pass->scratch.used = 0;
     rwkvc_heads heads = {.pass = pass, .layer = layer, .specs = &head_specs};
@@ -136,12 +136,12 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     rwkvc_linear products[N_BLENDS];
     for (uint32_t n = 0; n < N_BLENDS; n++) {
         const rwkvc_tensor *weight = rwkvc_layer_tensor(model, layer, blends[n].weight);
-        *path[n] = rwkvc_take(pass, tokens * width);
+        *path[n] = rwkvc_take(pass, tokens * ld);
         extra[n] = rwkvc_take(pass, tokens * n_embd);
         shifted[n] = (rwkvc_shifted){.mix = rwkvc_layer_tensor(model, layer, blends[n].maa),
                                      .input = rwkvc_input_take(pass, weight, pass->n_tokens),
                                      .extra = extra[n]};
-        products[n] = (rwkvc_linear){weight, &shifted[n].input, *path[n], width, RWKVC_STORE, NULL, NULL};
+        products[n] = (rwkvc_linear){weight, &shifted[n].input, *path[n], ld, RWKVC_STORE, NULL, NULL};
     }
     products[W].into = &decay;
     products[W].epilogue = RWKVC_TANH;
@@ -150,7 +150,7 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     if (!normed || !data_dependent_shift(pass, layer, shift, normed, extra)) return false;
     if (!rwkvc_shift(pass, shift, normed, shifted, N_BLENDS) || !rwkvc_linear_run(pass, products, N_BLENDS))
         return false;
-    rwkvc_linear second = {w2, &decay, heads.w, width, RWKVC_STORE, NULL, NULL};
+    rwkvc_linear second = {w2, &decay, heads.w, ld, RWKVC_STORE, NULL, NULL};
     return rwkvc_linear_run(pass, &second, 1) && rwkvc_heads_run(&heads, rwkvc_layer_tensor(model, layer, OUTPUT));
 }
 

@@ -96,8 +96,8 @@ enum { R, K, V, W, A, VR, G, N_PATHS }; /* VR: the value residual, which shares 
 
 typedef struct {
     rwkvc_pass *pass;
-    uint32_t layer, width; /* width = attention width, a multiple of 16 */
-    float *path[N_PATHS];  /* [n_tokens, width] */
+    uint32_t layer, ld;
+    float *path[N_PATHS]; /* [n_tokens, attention width], rows ld apart */
     float *kk;
     rwkvc_input y; /* gated output, input of att.output */
 } time_mix;
@@ -114,11 +114,11 @@ static void wkv_item(void *arg, uint32_t item, uint32_t thread) {
     (void)thread;
     uint32_t n = config->size[N_], head = item % config->size[H_];
     const rwkvc_segment *segment = &pass->segments[item / config->size[H_]];
-    uint64_t at = (uint64_t)segment->first * m->width + (uint64_t)head * n, channel = (uint64_t)head * n;
+    uint64_t at = (uint64_t)segment->first * m->ld + (uint64_t)head * n, channel = (uint64_t)head * n;
     uint64_t offset = rwkvc_state_offset(pass, m->layer, WKV) + (uint64_t)head * n * n;
     /* clang-format off */
     rwkvc_wkv7 wkv = {
-        .tokens = segment->n, .head_size = n, .ld = m->width,
+        .tokens = segment->n, .head_size = n, .ld = m->ld,
         .r = m->path[R] + at, .w = m->path[W] + at, .k = m->path[K] + at, .v = m->path[V] + at,
         .a = m->path[A] + at, .kk = m->kk + at, .v_mix = m->layer ? m->path[VR] + at : NULL,
         .v_first = pass->v_first + at, .g = m->path[G] + at, .y = m->y.rows + at,
@@ -157,7 +157,7 @@ static bool project(time_mix *m, const rwkvc_shifted *shifted) {
         first[i] = (rwkvc_linear){rwkvc_layer_tensor(pass->model, m->layer, main[i].weight),
                                   &shifted[main[i].from].input,
                                   m->path[main[i].path],
-                                  m->width,
+                                  m->ld,
                                   RWKVC_STORE,
                                   NULL,
                                   NULL};
@@ -168,14 +168,14 @@ static bool project(time_mix *m, const rwkvc_shifted *shifted) {
                                       .input = &shifted[pairs[i].from].input,
                                       .epilogue = (rwkvc_epilogue)pairs[i].epilogue,
                                       .into = &hidden[i]};
-        second[i] = (rwkvc_linear){m2, &hidden[i], m->path[pairs[i].path], m->width, RWKVC_STORE, NULL, NULL};
+        second[i] = (rwkvc_linear){m2, &hidden[i], m->path[pairs[i].path], m->ld, RWKVC_STORE, NULL, NULL};
     }
     return rwkvc_linear_run(pass, first, 3 + n_pairs) && rwkvc_linear_run(pass, second, n_pairs);
 }
 
 static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
     const rwkvc_model *model = pass->model;
-    time_mix m = {.pass = pass, .layer = layer, .width = model->config.size[A_]};
+    time_mix m = {.pass = pass, .layer = layer, .ld = (uint32_t)rwkvc_row_floats(model->config.size[A_])};
     static const struct {
         uint8_t mix, weight;
     } blends[] = {{X_R, RECEPTANCE}, {X_W, W1}, {X_K, KEY}, {X_V, VALUE}, {X_A, A1}, {X_G, G1}};
@@ -185,8 +185,8 @@ static bool run_time_mix(rwkvc_pass *pass, uint32_t layer) {
         shifted[i] = (rwkvc_shifted){
             .mix = rwkvc_layer_tensor(model, layer, blends[i].mix),
             .input = rwkvc_input_take(pass, rwkvc_layer_tensor(model, layer, blends[i].weight), pass->n_tokens)};
-    for (uint32_t i = 0; i < N_PATHS; i++) m.path[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.width);
-    m.kk = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.width);
+    for (uint32_t i = 0; i < N_PATHS; i++) m.path[i] = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.ld);
+    m.kk = rwkvc_take(pass, (uint64_t)pass->n_tokens * m.ld);
     const rwkvc_tensor *output = rwkvc_layer_tensor(model, layer, OUTPUT);
     m.y = rwkvc_input_take(pass, output, pass->n_tokens);
 
@@ -252,8 +252,8 @@ static void copy_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last
     deep_embed *d = arg;
     uint64_t n_embd = pass->model->config.size[C_];
     for (uint32_t t = first; t < last; t++) {
-        memcpy(d->embedded.rows + t * n_embd, pass->embedded + t * n_embd, n_embd * sizeof(float));
-        memcpy(d->normed_input.rows + t * n_embd, d->normed + t * n_embd, n_embd * sizeof(float));
+        memcpy(d->embedded.rows + (uint64_t)t * d->embedded.ld, pass->embedded + t * n_embd, n_embd * sizeof(float));
+        memcpy(d->normed_input.rows + (uint64_t)t * d->normed_input.ld, d->normed + t * n_embd, n_embd * sizeof(float));
         rwkvc_input_ready(pass, &d->embedded, t);
         rwkvc_input_ready(pass, &d->normed_input, t);
     }
@@ -268,7 +268,8 @@ static void scale_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t las
     const scale *s = arg;
     for (uint32_t t = first; t < last; t++)
         pass->kernels->multiply(s->hidden->rows + (uint64_t)t * s->hidden->ld,
-                                s->gate->rows + (uint64_t)t * s->gate->ld, s->s0, s->hidden->ld);
+                                s->gate->rows + (uint64_t)t * s->gate->ld, s->s0,
+                                (uint32_t)rwkvc_round_up(s->hidden->cols, RWKVC_PANEL));
 }
 
 /* k = relu(key)^2 ⊙ (inner @ s2 + s0) */

@@ -68,7 +68,10 @@ typedef struct {
                         uint32_t n_groups, uint32_t n_inputs, uint32_t parts, const rwkvc_q8_input *input);
     void (*embedding)(const rwkvc_tensor *emb, uint32_t row, float *out);
     void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps, float *y);
-    void (*token_shift)(const float *x, const float *previous, const float *mix, uint32_t n, float *y);
+    void (*token_shift)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
+                        float *y);
+    void (*token_shift_q8)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
+                           uint32_t token, const rwkvc_q8_input *input);
     void (*finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes, float *out,
                    uint64_t ld);
     void (*wkv7)(const rwkvc_wkv7 *head);

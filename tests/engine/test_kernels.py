@@ -548,7 +548,7 @@ def test_layer_norm_and_token_shift(inner: Any, kernels: Any, scalar: Any, n: in
     for table in (kernels, scalar):
         y, z = Guarded(ffi, n, np.float32), Guarded(ffi, n, np.float32)
         table.layer_norm(*pointers, n, 1e-5, y.pointer)
-        table.token_shift(*pointers, n, z.pointer)
+        table.token_shift(*pointers, ffi.NULL, n, z.pointer)
         y.check()
         z.check()
         norms.append(y.array)
@@ -558,6 +558,24 @@ def test_layer_norm_and_token_shift(inner: Any, kernels: Any, scalar: Any, n: in
     wide = x.astype(float)
     assert np.allclose(norms[0], (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5) * w + b, atol=1e-5)
     assert np.allclose(shifts[0], x + (w - x) * b, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [16, 48, 768])
+@pytest.mark.parametrize("with_extra", [False, True])
+def test_token_shift_to_int8_is_the_shift_quantised(inner: Any, kernels: Any, n: int, with_extra: bool) -> None:
+    ffi, rng = inner.ffi, np.random.default_rng(n)
+    x, previous, mix, extra = (rng.standard_normal(n).astype(np.float32) for _ in range(4))
+    pointers = [ffi.from_buffer("float[]", a) for a in (x, previous, mix)]
+    pointers.append(ffi.from_buffer("float[]", extra) if with_extra else ffi.NULL)
+    shifted = np.zeros((5, n), np.float32)
+    kernels.token_shift(*pointers, n, ffi.from_buffer("float[]", shifted[3:]))
+    assert np.allclose(shifted[3], x + (previous - x) * (mix + extra * with_extra), atol=1e-5)
+    expected, got = Input(inner, kernels, shifted), Input(inner, kernels, np.zeros((5, n)))
+    kernels.token_shift_q8(*pointers, n, 3, got.raw)
+    for theirs, ours in zip(expected.column(3), got.column(3), strict=True):
+        assert np.array_equal(theirs, ours)
+    for guarded in (got.values, got.scales, got.offsets):
+        guarded.check()
 
 
 @pytest.mark.parametrize("lanes", [1, 5, 15, 16])
