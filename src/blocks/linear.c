@@ -191,14 +191,17 @@ static void value_finish(const rwkvc_pass *pass, const target *to, const float *
         finish(pass, to, sums + block * ld_block, RWKVC_PANEL, token, n, row + 16 * block);
 }
 
-static void value_sparse_unit(const rwkvc_pass *pass, const target *to, uint32_t unit) {
+/* As many of the units first..last-1 as lie in one panel; returns how many. */
+static uint32_t value_sparse_units(const rwkvc_pass *pass, const target *to, uint32_t first, uint32_t last) {
     const rwkvc_linear *p = to->p;
-    value_panel panel = value_panel_of(p->weight, unit);
-    float sums[RWKVC_VALUE_UNIT];
-    pass->kernels->value_sparse[p->weight->format](
-        panel.bytes, p->weight->book, panel.height, panel.row / rwkvc_value_slice(rwkvc_bits(p->weight->format)),
-        panel.groups, p->input->nonzero, p->input->quads, p->input->q8.scales, p->input->q8.offsets, sums);
-    value_finish(pass, to, sums, RWKVC_VALUE_UNIT / RWKVC_PANEL, RWKVC_PANEL, 0, 1, unit * RWKVC_VALUE_UNIT);
+    value_panel panel = value_panel_of(p->weight, first);
+    uint32_t rows = (uint32_t)rwkvc_min(panel.height - panel.row, (uint64_t)(last - first) * RWKVC_VALUE_UNIT);
+    float sums[RWKVC_VALUE_MOST];
+    pass->kernels->value_sparse[p->weight->format](panel.bytes, p->weight->book, panel.height, panel.row, rows,
+                                                   panel.groups, p->input->nonzero, p->input->quads,
+                                                   p->input->q8.scales, p->input->q8.offsets, sums);
+    value_finish(pass, to, sums, rows / RWKVC_PANEL, RWKVC_PANEL, 0, 1, first * RWKVC_VALUE_UNIT);
+    return (rows + RWKVC_VALUE_UNIT - 1) / RWKVC_VALUE_UNIT;
 }
 
 /* Many tokens: 64 rows become four ordinary panels whose rows stand in rwkvc_value_row's order. */
@@ -251,13 +254,15 @@ static void units(const rwkvc_pass *pass, const target *to, uint32_t first, uint
             plain_units(pass, to, u, last - u < PLAIN_GROUP ? last - u : PLAIN_GROUP);
         return;
     }
+    if (p->input->nonzero) {
+        for (uint32_t u = first; u < last;) u += value_sparse_units(pass, to, u, last);
+        return;
+    }
     for (uint32_t u = first; u < last; u++) {
-        if (p->weight->kind != RWKVC_KIND_VALUE)
-            matrix_unit(pass, to, u, pass->thread_memory[thread]);
-        else if (p->input->nonzero)
-            value_sparse_unit(pass, to, u);
-        else
+        if (p->weight->kind == RWKVC_KIND_VALUE)
             value_dense_unit(pass, to, u, pass->thread_memory[thread]);
+        else
+            matrix_unit(pass, to, u, pass->thread_memory[thread]);
     }
 }
 
@@ -322,6 +327,10 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
     for (uint32_t i = 0; i < n; i++) {
         uint64_t grain = target / unit_bytes(products[i].weight);
         r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;
+        if (products[i].input->nonzero) /* whole columns, as far as there are panels enough for all threads */
+            r.grain[i] =
+                (uint32_t)rwkvc_min(rwkvc_value_panel(rwkvc_bits(products[i].weight->format)) / RWKVC_VALUE_UNIT,
+                                    rwkvc_ceil_div(n_units(products[i].weight), rwkvc_pool_threads(pass->pool)));
         if (quantises(&products[i])) r.grain[i] = (uint32_t)rwkvc_round_up(r.grain[i], GROUP_UNITS);
         r.first_item[i + 1] = r.first_item[i] + (uint32_t)rwkvc_ceil_div(n_units(products[i].weight), r.grain[i]);
     }

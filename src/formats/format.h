@@ -66,7 +66,8 @@ uint16_t rwkvc_float_to_half(float value);
  *         bit i (q5, 4 bytes) or 2i (q6, 8 bytes) on. */
 enum {
     RWKVC_VALUE_ROWS = 64,  /* rows that one interleaving of columns covers */
-    RWKVC_VALUE_UNIT = 128, /* rows that a product computes together */
+    RWKVC_VALUE_UNIT = 128, /* fewest rows that a product computes together, */
+    RWKVC_VALUE_MOST = 512, /* and most: those of a panel */
     RWKVC_BOOK_HEADER = 64, /* bytes before the weights of a q4 tensor */
     RWKVC_Q8_RECORD = 1088
 };

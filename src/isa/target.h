@@ -51,7 +51,8 @@
 #define LONG_VEC VEC
 #define UNROLL RWKVC_PRAGMA(GCC unroll 16)
 #endif
-#define PREFETCH(address) __builtin_prefetch(address, 0, 3)
+/* Into the second level: the first can wait for few lines at a time. */
+#define PREFETCH(address) __builtin_prefetch(address, 0, 2)
 /* The first lines of the page that a sequential read comes to next: the processors' own prefetchers stop at the end of a
  * page, and further lines only take their place. */
 #define PREFETCH_PAGE(address)                                                                                         \

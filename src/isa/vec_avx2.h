@@ -22,6 +22,11 @@ VEC void vf_store(float *p, vf a) {
     _mm256_storeu_ps(p, a.lo);
     _mm256_storeu_ps(p + 8, a.hi);
 }
+VEC void vf_stream(float *p, vf a) {
+    _mm256_stream_ps(p, a.lo);
+    _mm256_stream_ps(p + 8, a.hi);
+}
+VEC void vf_stream_end(void) { _mm_sfence(); }
 VEC vf vf_load_n(const float *p, uint32_t n) {
     float lanes[16] = {0};
     memcpy(lanes, p, n * sizeof *p);

@@ -14,6 +14,8 @@ VEC vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 VEC void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
 VEC __mmask16 first_n(uint32_t n) { return (__mmask16)((1u << n) - 1); }
 VEC vf vf_load_n(const float *p, uint32_t n) { return _mm512_maskz_loadu_ps(first_n(n), p); }
+VEC void vf_stream(float *p, vf a) { _mm512_stream_ps(p, a); }
+VEC void vf_stream_end(void) { _mm_sfence(); }
 VEC void vf_store_n(float *p, vf a, uint32_t n) { _mm512_mask_storeu_ps(p, first_n(n), a); }
 VEC vf vf_keep_n(vf a, uint32_t n) { return _mm512_maskz_mov_ps(first_n(n), a); }
 VEC vf vf_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

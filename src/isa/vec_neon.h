@@ -37,6 +37,8 @@ VEC vf vf_load_n(const float *p, uint32_t n) {
     memcpy(lanes, p, n * sizeof *p);
     return vf_load(lanes);
 }
+VEC void vf_stream(float *p, vf x) { vf_store(p, x); }
+VEC void vf_stream_end(void) {}
 VEC void vf_store_n(float *p, vf x, uint32_t n) {
     float lanes[16];
     vf_store(lanes, x);

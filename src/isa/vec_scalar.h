@@ -48,6 +48,10 @@ VEC vf vf_load_n(const float *p, uint32_t n) {
     memcpy(&r, p, n * sizeof *p);
     return r;
 }
+/* To 64-byte aligned memory that nobody reads soon, past the caches where that can be told; vf_stream_end() before another
+ * thread may read it. */
+VEC void vf_stream(float *p, vf a) { vf_store(p, a); }
+VEC void vf_stream_end(void) {}
 VEC void vf_store_n(float *p, vf a, uint32_t n) { memcpy(p, &a, n * sizeof *p); }
 VEC vf vf_keep_n(vf a, uint32_t n) { return vf_load_n(a.lane, n); }
 VEC vf vf_load_half(const uint16_t *p) {

@@ -110,11 +110,13 @@ typedef struct rwkvc_kernels {
                                    uint32_t first_column, uint32_t n, float *out);
     /* The same panel as one of q8 (not for q8). */
     void (*unpack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
-    /* 128 rows (of a q8 panel's end 64) from `slice` of a value panel on times sparse activations: out in row order.
+    /* Rows of a value panel, from a multiple of 128 on, a multiple of 128 (of a q8 panel's end 64) of them, times sparse
+     * activations.
      * Group g has columns[g] of them, four a quad from quads[8 * g] on. */
-    void (*value_sparse[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t slice,
-                                          uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,
-                                          const float *scales, const int32_t *offsets, float *out);
+    void (*value_sparse[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height,
+                                          uint32_t first_row, uint32_t rows, uint32_t groups, const uint32_t *columns,
+                                          const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets,
+                                          float *out);
     /* Rows 64 * part.. as four MATRIX panels of q8, of even groups / 2 records, row order rwkvc_value_row. */
     void (*value_repack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part,
                                           uint32_t groups, uint8_t *panels);

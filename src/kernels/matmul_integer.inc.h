@@ -117,61 +117,72 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const rw
 
 /* -------------------------------------------------------------------- value matrices, by columns */
 
-/* `parts` accumulators of 16 rows each: of q8 four for each 64 rows, of fewer bits eight for 128, the first four for those
- * in a byte's low half. */
+/* One group of `parts` x 16 rows: sums += their products. Of q8 four parts are 64 rows, of fewer bits eight are 128, the
+ * first four those in a byte's low half. `s`: the rows' scales. */
+VEC void KERNEL(value_group)(const uint32_t bits, vb table, const uint8_t *group, const uint8_t *planes, uint64_t size,
+                             const uint16_t *s, uint32_t columns, const rwkvc_sparse_quad *quads, float scale,
+                             int32_t offset, float *sums, const uint32_t parts) {
+    vi dot[8];
+    UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, offset);
+    for (uint32_t i = 0; 4 * i < columns; i++) {
+        uint64_t at[4];
+        for (int k = 0; k < 4; k++) at[k] = quads[i].column[k] % RWKVC_GROUP * size;
+        KERNEL(quads) q;
+        if (bits == 8) {
+            UNROLL for (uint32_t half = 0; half < parts / 4; half++) {
+                const uint8_t *rows = group + 64 * half;
+                vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]),
+                              vb_load(rows + at[3]), q.line);
+                UNROLL for (uint32_t v = 0; v < 4; v++) dot[4 * half + v] =
+                    vi_dot(dot[4 * half + v], vw_from(q.line[v]), quads[i].value);
+            }
+            continue;
+        }
+        vb_interleave(vb_load(group + at[0]), vb_load(group + at[1]), vb_load(group + at[2]), vb_load(group + at[3]),
+                      q.line);
+        UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] =
+            vb_zip(planes + at[0] + 16 * k, planes + at[1] + 16 * k, planes + at[2] + 16 * k, planes + at[3] + 16 * k);
+        UNROLL for (uint32_t v = 0; v < parts; v++) KERNEL(dot_quad)(bits, table, &q, v, quads[i].value, dot + v, 1);
+    }
+    UNROLL for (uint32_t v = 0; v < parts; v++)
+        vf_store(sums + 16 * v,
+                 vf_fma(vf_mul(vf_from_vi(dot[v]), vf_load_half(s + 16 * v)), vf_set1(scale), vf_load(sums + 16 * v)));
+}
+
+/* A column is read whole, line after line: `size` bytes that the processor's own prefetchers help with. */
 VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
-                              uint32_t slice, uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,
-                              const float *scales, const int32_t *offsets, float *out, const uint32_t parts) {
-    enum { AHEAD = 3 }; /* groups */
+                              uint32_t first_row, uint32_t rows, uint32_t groups, const uint32_t *columns,
+                              const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets, float *out) {
+    enum { AHEAD = 8 }; /* groups */
     vb table = bits == 4 ? vb_table(book) : vb_load(panel);
-    vf acc[8];
-    UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_zero();
-    uint64_t stride = (uint64_t)height * rwkvc_group_bytes(bits), size = (uint64_t)height * bits / 8;
-    const uint8_t *group = panel + 64 * slice, *planes = panel + height / 2 + 16 * (bits - 4) * slice;
-    const uint16_t *s = (const uint16_t *)(panel + RWKVC_GROUP * size) + (bits == 8 ? 64 : 128) * slice;
+    float sums[RWKVC_VALUE_MOST];
+    for (uint32_t i = 0; i < rows; i += 16) vf_store(sums + i, vf_zero());
+    const uint64_t stride = (uint64_t)height * rwkvc_group_bytes(bits), size = (uint64_t)height * bits / 8;
+    const uint32_t line_rows =
+        bits == 8 ? 64 : 128; /* that 64 bytes of a column hold, of less than 8 bits their low 4 */
+    const uint8_t *group = panel + first_row / line_rows * 64;
+    const uint8_t *planes = panel + height / 2 + 16 * (bits - 4) * (first_row / line_rows);
+    const uint16_t *s = (const uint16_t *)(panel + RWKVC_GROUP * size) + first_row;
     for (uint32_t g = 0; g < groups; g++, quads += 8, group += stride, planes += stride, s += stride / 2) {
         if (g + AHEAD < groups) {
             const uint64_t far = AHEAD * stride;
             for (uint32_t i = 0; i < columns[g + AHEAD]; i++) {
                 uint64_t at = far + quads[8 * AHEAD + i / 4].column[i % 4] % RWKVC_GROUP * size;
-                PREFETCH(group + at);
-                if (bits == 8 && parts == 8) PREFETCH(group + at + 64);
+                for (uint32_t row = 0; row < rows; row += line_rows) PREFETCH(group + at + row / line_rows * 64);
                 if (bits == 5 || bits == 6) PREFETCH(planes + at);
             }
-            for (uint32_t v = 0; v < parts; v += 2) PREFETCH(s + far / 2 + 16 * v);
+            for (uint32_t row = 0; row < rows; row += 32) PREFETCH(s + far / 2 + row);
         }
         if (columns[g] == 0) continue;
-        vi dot[8];
-        UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, offsets[g]);
-        for (uint32_t i = 0; 4 * i < columns[g]; i++) {
-            uint64_t at[4];
-            for (int k = 0; k < 4; k++) at[k] = quads[i].column[k] % RWKVC_GROUP * size;
-            KERNEL(quads) q;
-            if (bits == 8) {
-                UNROLL for (uint32_t half = 0; half < parts / 4; half++) {
-                    const uint8_t *rows = group + 64 * half;
-                    vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]),
-                                  vb_load(rows + at[3]), q.line);
-                    UNROLL for (uint32_t v = 0; v < 4; v++) dot[4 * half + v] =
-                        vi_dot(dot[4 * half + v], vw_from(q.line[v]), quads[i].value);
-                }
-                continue;
-            }
-            vb_interleave(vb_load(group + at[0]), vb_load(group + at[1]), vb_load(group + at[2]),
-                          vb_load(group + at[3]), q.line);
-            UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] = vb_zip(
-                planes + at[0] + 16 * k, planes + at[1] + 16 * k, planes + at[2] + 16 * k, planes + at[3] + 16 * k);
-            UNROLL for (uint32_t v = 0; v < parts; v++)
-                KERNEL(dot_quad)(bits, table, &q, v, quads[i].value, dot + v, 1);
-        }
-        UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
-            vf_fma(vf_mul(vf_from_vi(dot[v]), vf_load_half(s + 16 * v)), vf_set1(scales[g]), acc[v]);
+        uint32_t row = 0;
+        for (; row + 128 <= rows; row += 128) KERNEL(value_group)
+        (bits, table, group + row / line_rows * 64, planes + 16 * (bits - 4) * (row / line_rows), size, s + row,
+         columns[g], quads, scales[g], offsets[g], sums + row, 8);
+        if (bits == 8 && row < rows) KERNEL(value_group)
+        (bits, table, group + row, planes, size, s + row, columns[g], quads, scales[g], offsets[g], sums + row, 4);
     }
-    float sums[128];
-    UNROLL for (uint32_t v = 0; v < parts; v++) vf_store(sums + 16 * v, acc[v]);
-    for (uint32_t v = 0; v < parts; v++)
-        for (uint32_t lane = 0; lane < 16; lane++)
-            out[64 * (v / 4) + rwkvc_value_row(v % 4, lane)] = sums[16 * v + lane];
+    for (uint32_t v = 0; v < rows / 16; v++)
+        for (uint32_t lane = 0; lane < 16; lane++) out[v / 4 * 64 + rwkvc_value_row(v % 4, lane)] = sums[16 * v + lane];
 }
 
 VEC void KERNEL(value_repack)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
@@ -231,12 +242,11 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
 
 #define VALUE_KERNELS(bits_)                                                                                           \
     static void KERNEL(value_sparse_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
-                                             uint32_t slice, uint32_t groups, const uint32_t *columns,                 \
-                                             const rwkvc_sparse_quad *quads, const float *scales,                      \
-                                             const int32_t *offsets, float *out) {                                     \
-        if ((bits_) < 8 || 64 * slice + 128 <= height) KERNEL(value_sparse)                                            \
-        (bits_, panel, book, height, slice, groups, columns, quads, scales, offsets, out, 8);                          \
-        else KERNEL(value_sparse)(bits_, panel, book, height, slice, groups, columns, quads, scales, offsets, out, 4); \
+                                             uint32_t first_row, uint32_t rows, uint32_t groups,                       \
+                                             const uint32_t *columns, const rwkvc_sparse_quad *quads,                  \
+                                             const float *scales, const int32_t *offsets, float *out) {                \
+        KERNEL(value_sparse)                                                                                           \
+        (bits_, panel, book, height, first_row, rows, groups, columns, quads, scales, offsets, out);                   \
     }                                                                                                                  \
     static void KERNEL(value_repack_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
                                              uint32_t part, uint32_t groups, uint8_t *panels) {                        \

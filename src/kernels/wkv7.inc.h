@@ -58,15 +58,17 @@ static void KERNEL(wkv7_finish)(const rwkvc_wkv7 *h, uint64_t at) {
 
 /* All tokens for `blocks` x 16 value channels from i on (the last block of `lanes`): the sweep over j that updates
  * the state for one token also gathers sa of the next, so each state element is loaded once per token. */
-VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, const uint32_t blocks) {
+VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, const uint32_t blocks, const bool stream) {
     const uint32_t n = h->head_size;
     const float *from = h->state_in;
     float *to = h->state_out;
     vf sa[WKV_BLOCKS], next[WKV_BLOCKS], y[WKV_BLOCKS], v[WKV_BLOCKS];
     UNROLL for (uint32_t b = 0; b < blocks; b++) sa[b] = vf_zero();
-    for (uint32_t j = 0; j < n; j++)
+    for (uint32_t j = 0; j < n; j++) {
+        PREFETCH_PAGE(from + (uint64_t)j * n + i);
         UNROLL for (uint32_t b = 0; b < blocks; b++) sa[b] =
             vf_fma(LOAD(from + (uint64_t)j * n + i + 16 * b, lanes), vf_set1(h->kk[j]), sa[b]);
+    }
     for (uint32_t t = 0; t < h->tokens; t++) {
         uint64_t at = (uint64_t)t * h->ld;
         bool last = t + 1 == h->tokens;
@@ -84,7 +86,10 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
                 s = vf_fma(s, decay, vf_fma(sa[b], kka, vf_mul(v[b], k)));
                 y[b] = vf_fma(s, r, y[b]);
                 next[b] = vf_fma(s, kk, next[b]);
-                KERNEL(store)(to + place, s, lanes);
+                if (stream)
+                    vf_stream(to + place, s);
+                else
+                    KERNEL(store)(to + place, s, lanes);
             }
         }
         UNROLL for (uint32_t b = 0; b < blocks; b++) {
@@ -99,8 +104,17 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
 static void KERNEL(wkv7)(const rwkvc_wkv7 *h) {
     for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_prepare)(h, (uint64_t)t * h->ld);
     uint32_t i = 0, n = h->head_size;
-    for (; i + 16 * WKV_BLOCKS <= n; i += 16 * WKV_BLOCKS) KERNEL(wkv7_sweep)(h, i, 16, WKV_BLOCKS);
-    for (; i + 16 <= n; i += 16) KERNEL(wkv7_sweep)(h, i, 16, 1);
-    if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1);
+    /* A state that one token leaves is read again after all weights of the model: fetching its lines before they are
+     * written would be traffic for nothing. */
+    bool stream = h->tokens == 1 && n % 16 == 0 && (uintptr_t)h->state_out % 64 == 0 && h->state_in != h->state_out;
+    for (; i + 16 * WKV_BLOCKS <= n; i += 16 * WKV_BLOCKS) {
+        if (stream)
+            KERNEL(wkv7_sweep)(h, i, 16, WKV_BLOCKS, true);
+        else
+            KERNEL(wkv7_sweep)(h, i, 16, WKV_BLOCKS, false);
+    }
+    if (stream) vf_stream_end();
+    for (; i + 16 <= n; i += 16) KERNEL(wkv7_sweep)(h, i, 16, 1, false);
+    if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1, false);
     for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_finish)(h, (uint64_t)t * h->ld);
 }

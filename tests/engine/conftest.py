@@ -54,9 +54,9 @@ typedef struct {
     void (*panel[6])(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input, uint32_t first_column,
                      uint32_t n, float *out);
     void (*unpack[6])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
-    void (*value_sparse[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t slice, uint32_t groups,
-                            const uint32_t *columns, const rwkvc_sparse_quad *quads, const float *scales,
-                            const int32_t *offsets, float *out);
+    void (*value_sparse[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t first_row,
+                            uint32_t rows, uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,
+                            const float *scales, const int32_t *offsets, float *out);
     void (*value_repack[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part, uint32_t groups,
                             uint8_t *panels);
     void (*quantise[6])(const float *x, const int8_t *book, int8_t *q, uint16_t *scales);

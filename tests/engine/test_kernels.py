@@ -275,13 +275,17 @@ def test_sparse_and_dense_value_products_agree_and_equal_numpy(
     for panel in range(0, rows, panel_rows):
         height = min(panel_rows, -(-rows // slice_rows) * slice_rows - panel)
         pointer = ffi.from_buffer("uint8_t[]", start[panel * groups * (4 * weights.bits + 2) :])
-        for row in range(0, height, 128):
-            sparse = Guarded(ffi, min(128, height - row), np.float32)
+        some = int(rng.integers(0, height // 128 + 1)) * 128
+        for row, end in ((0, some), (some, height)):  # any whole units at a time
+            if row == end:
+                continue
+            sparse = Guarded(ffi, end - row, np.float32)
             kernels.value_sparse[fmt](
                 pointer,
                 book,
                 height,
-                row // slice_rows,
+                row,
+                end - row,
                 groups,
                 counts,
                 quads,
@@ -290,7 +294,7 @@ def test_sparse_and_dense_value_products_agree_and_equal_numpy(
                 sparse.pointer,
             )
             sparse.check()
-            for half in range(min(128, height - row) // 64):
+            for half in range((end - row) // 64):
                 part = row // 64 + half
                 panels = Guarded(ffi, (4, acts.groups // 2, 1088), np.uint8)
                 kernels.value_repack[fmt](pointer, book, height, part, groups, panels.pointer)
