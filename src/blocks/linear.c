@@ -4,7 +4,7 @@
 #include "forward.h"
 
 enum {
-    ITEM_BYTES = 1 << 16, /* weights of one item when few tokens wait for memory */
+    ITEM_BYTES = 1 << 15, /* weights of one item when few tokens wait for memory */
     QUADS = RWKVC_GROUP / 4,
     GROUP_UNITS = 2, /* panels whose outputs are one group of inputs */
     PLAIN_GROUP = 4  /* panels per call of the plain kernel */
@@ -321,9 +321,9 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
     uint64_t bytes = 0;
     if (pass->options->inputs) show_inputs(pass, products, n);
     for (uint32_t i = 0; i < n; i++) bytes += unit_bytes(products[i].weight) * n_units(products[i].weight);
-    /* at least four items a thread, at most ITEM_BYTES of weights, less when many tokens use them */
+    /* at least sixteen items a thread, at most ITEM_BYTES of weights, less when many tokens use them */
     uint64_t target =
-        rwkvc_min(ITEM_BYTES / (1 + products[0].input->n_tokens / 16), bytes / (4 * rwkvc_pool_threads(pass->pool)));
+        rwkvc_min(ITEM_BYTES / (1 + products[0].input->n_tokens / 16), bytes / (16 * rwkvc_pool_threads(pass->pool)));
     for (uint32_t i = 0; i < n; i++) {
         uint64_t grain = target / unit_bytes(products[i].weight);
         r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;

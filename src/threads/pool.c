@@ -23,6 +23,8 @@
 
 enum {
     MAX_RANGES = 16,  /* more threads share ranges: opening a region writes to each */
+    TAKEN_SHARE = 4,  /* of what is left of a range is taken at once, */
+    MOST_TAKEN = 16,  /* but not more: a thread may be put aside while it holds them */
     SPIN_IDLE = 1500, /* pauses before a worker sleeps: about 50 us */
     SPIN_WAIT = 2000  /* pauses before the caller yields its core to a worker that holds the last item */
 };
@@ -100,30 +102,35 @@ static uint32_t range_begin(uint32_t n_items, uint32_t n_ranges, uint32_t range)
     return (uint32_t)((uint64_t)n_items * range / n_ranges);
 }
 
-/* Take items of one range of the current region until none is left. */
-static bool work_range(rwkvc_pool *pool, uint32_t at, uint32_t thread) {
+/* Take items of one range of the current region until none is left; returns how many. Several at a time while there are
+ * many: a locked instruction makes the loads behind it wait for those before, which interrupts the stream of weights. */
+static uint32_t work_range(rwkvc_pool *pool, uint32_t at, uint32_t thread) {
     _Atomic uint64_t *word = &pool->ranges[at].ticket;
-    bool any = false;
+    uint32_t done = 0;
     for (;;) {
         uint64_t ticket = atomic_load_explicit(word, memory_order_seq_cst);
         uint32_t item = (uint32_t)ticket;
         rwkvc_task task = atomic_load_explicit(&pool->task, memory_order_acquire);
         void *arg = atomic_load_explicit(&pool->arg, memory_order_acquire);
-        uint32_t n_items = atomic_load_explicit(&pool->n_items, memory_order_acquire);
-        if (item == CLOSED || item >= range_begin(n_items, pool->n_ranges, at + 1)) return any;
-        if (!atomic_compare_exchange_weak_explicit(word, &ticket, ticket + 1, memory_order_acq_rel,
+        uint32_t end = range_begin(atomic_load_explicit(&pool->n_items, memory_order_acquire), pool->n_ranges, at + 1);
+        if (item == CLOSED || item >= end) return done;
+        uint32_t share = (end - item) / TAKEN_SHARE, n = share < 1 ? 1 : share > MOST_TAKEN ? MOST_TAKEN : share;
+        if (!atomic_compare_exchange_weak_explicit(word, &ticket, ticket + n, memory_order_acq_rel,
                                                    memory_order_relaxed))
             continue;
-        if (!is_cancelled(pool)) task(arg, item, thread);
-        atomic_fetch_add_explicit(&pool->finished, 1, memory_order_release);
-        any = true;
+        for (uint32_t i = 0; i < n; i++)
+            if (!is_cancelled(pool)) task(arg, item + i, thread);
+        done += n;
     }
 }
 
+/* What a thread finished it says once, when nothing is left to take: the count's cache line travels from core to core
+ * each time, and the next region cannot begin before. */
 static bool work(rwkvc_pool *pool, uint32_t thread) {
-    bool any = false;
-    for (uint32_t i = 0; i < pool->n_ranges; i++) any |= work_range(pool, (thread + i) % pool->n_ranges, thread);
-    return any;
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < pool->n_ranges; i++) done += work_range(pool, (thread + i) % pool->n_ranges, thread);
+    if (done) atomic_fetch_add_explicit(&pool->finished, done, memory_order_release);
+    return done > 0;
 }
 
 static bool has_work(rwkvc_pool *pool) {
