@@ -69,7 +69,10 @@ VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8
     vf acc[Q8_TILE];
     UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_zero();
     for (uint32_t g = 0; g < groups; g += 2, record += size) {
-        PREFETCH_PAGE(record);
+        if (n <= 2)
+            PREFETCH_PAGE(record);
+        else /* with more to multiply between two lines the processor's own prefetchers fall behind */
+            for (uint32_t line = 0; line < size; line += 64) PREFETCH(record + 4 * size + line);
         for (uint32_t half = 0; half < 2; half++) {
             KERNEL(group)
             (bits, table, record + half * 64 * bits, record + 128 * bits + 32 * half, a, scale, offset, acc, n);
@@ -228,6 +231,7 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
                         uint8_t *out) {
     vb table = bits == 4 ? vb_table(book) : vb_load(record);
     for (uint32_t r = 0; r < records; r++, record += rwkvc_record_bytes(bits), out += RWKVC_Q8_RECORD) {
+        PREFETCH_PAGE(record);
         for (uint32_t half = 0; half < 2; half++) {
             const uint8_t *lines = record + half * 64 * bits;
             KERNEL(quads) q;
