@@ -23,11 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkv_cpu import Model, engine
+from rwkv_cpu.evaluation.divergence import joined, summary
+from rwkv_cpu.evaluation.texts import stream_of
 from rwkv_cpu.export import export
 from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import ModelFile
 from rwkv_cpu.quantize import quantize
 from rwkv_cpu.quantize.calibration import Reference, default_text, sample, text_sequences
+from rwkv_cpu.softmax import compare_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,21 +81,6 @@ class Row:
     end_to_end_kl: float | None = None
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted = logits - logits.max(1, keepdims=True)
-    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
-
-
-def stream(model: Model, text: str, n: int | None) -> NDArray[np.uint32]:
-    """The held-out tokens; n of them and one more to predict."""
-    ids: list[int] = []
-    for document in text.split("<|eod|>\n"):
-        if document.strip():
-            ids += [0, *model.tokenizer.encode(document)]
-    return np.asarray(ids if n is None else ids[: n + 1], np.uint32)
-
-
 class Judge:
     """The model in f32, whose weights are replaced by what a file holds; compares logits token by token."""
 
@@ -105,7 +93,7 @@ class Judge:
         self._model = engine.OpenModel(self._bytes)
         self._infos = {info.name: info for info in self._model.tensors()}
         self._context = engine.Context()
-        self._reference = [log_softmax(part) for part in self._run()]
+        self._reference = list(self._run())
 
     def _run(self) -> Iterator[NDArray[np.float32]]:
         state = np.empty(self._model.state_floats, np.float32)
@@ -144,26 +132,22 @@ class Judge:
 
     def compare(self, parts: Iterator[NDArray[np.float32]], name: str, bits: float, size: int) -> Row:
         """Logits, part by part, against the reference's."""
-        kl, same, loss, exact_loss, row = [], 0, 0.0, 0.0, 0
+        compared, row = [], 0
         for logits, exact in zip(parts, self._reference, strict=True):
-            got = log_softmax(logits)
-            kl.append((np.exp(exact) * (exact - got)).sum(1))
-            same += int((got.argmax(1) == exact.argmax(1)).sum())
-            at, following = np.arange(len(got)), self.ids[row + 1 : row + 1 + len(got)]
-            loss -= float(got[at, following].sum(dtype=np.float64))
-            exact_loss -= float(exact[at, following].sum(dtype=np.float64))
-            row += len(got)
-        every = np.concatenate(kl)
+            compared.append(compare_rows(exact, logits, self.ids[row + 1 : row + 1 + len(logits)]))
+            row += len(logits)
+        rows = joined(compared)
+        found = summary(rows)
         return Row(
             name,
             bits,
             size,
-            float(every.mean(dtype=np.float64)),
-            float(np.median(every)),
-            float(np.quantile(every, 0.99)),
-            same / row,
-            float(np.exp(loss / row)),
-            float(np.exp((loss - exact_loss) / row) - 1),
+            found.kl_mean.value,
+            found.kl_median.value,
+            found.kl_99.value,
+            found.top1.value,
+            float(np.exp(rows.loss.mean())),
+            found.perplexity_ratio.value - 1,
         )
 
     def parts_of(self, logits: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
@@ -203,7 +187,7 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     exact = folder / "f32.rwkv"
     quantize(options.checkpoint, exact, format="f32")
     with Model(exact) as model:
-        ids = stream(model, options.text.read_text("utf-8"), options.tokens)
+        ids = stream_of(model.tokenizer, options.text.read_text("utf-8"), options.tokens)
     judge = Judge(exact, ids)
     file = folder / "x.rwkv"
     for name, arguments in OURS.items() if options.only != "theirs" else ():

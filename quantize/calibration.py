@@ -12,18 +12,19 @@ import math
 import mmap
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkv_cpu import engine
-from rwkv_cpu.errors import ArgumentError, Cancelled, ModelNotFoundError, RwkvError
+from rwkv_cpu import engine, textfile
+from rwkv_cpu.errors import ArgumentError, Cancelled
 from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import read_header
+from rwkv_cpu.softmax import log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from typing_extensions import Self
@@ -36,7 +37,6 @@ __all__ = [
     "Clusters",
     "Reference",
     "default_text",
-    "divergence",
     "read_text",
     "sample",
     "text_sequences",
@@ -65,17 +65,7 @@ def default_text() -> str:
 
 def read_text(path: str | Path) -> str:
     """A user's calibration text. Raises: ModelNotFoundError, ArgumentError, RwkvError."""
-    path = Path(path)
-    try:
-        if path.stat().st_size > _MAX_TEXT_BYTES:
-            raise ArgumentError(f"{path}: too large for a calibration text", hint=_TEXT_HINT)
-        return path.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise ModelNotFoundError(f"{path}: no such file", hint=_TEXT_HINT) from error
-    except UnicodeDecodeError as error:
-        raise ArgumentError(f"{path}: this is not UTF-8 text", hint=_TEXT_HINT) from error
-    except OSError as error:
-        raise RwkvError(f"{path}: cannot be read: {error.strerror}", hint=_TEXT_HINT) from error
+    return textfile.read_text(path, max_bytes=_MAX_TEXT_BYTES, hint=_TEXT_HINT)
 
 
 class Reference:
@@ -231,7 +221,7 @@ class Reference:
             logits = self.run(batch, logits=True)
             row = 0
             for tokens in batch:
-                own = _log_softmax(logits[row : row + len(tokens) - 1])
+                own = log_softmax(logits[row : row + len(tokens) - 1])
                 total -= float(own[np.arange(len(tokens) - 1), tokens[1:]].sum(dtype=np.float64))
                 count += len(tokens) - 1
                 row += len(tokens)
@@ -344,18 +334,6 @@ def _foreign(where: str, why: str) -> ArgumentError:
     )
 
 
-def divergence(reference: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Mean KL(reference‖other) of logits [T, V], nats."""
-    a, b = _log_softmax(reference), _log_softmax(other)
-    return float((np.exp(a) * (a - b)).sum(1, dtype=np.float64).mean())
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted = logits - logits.max(1, keepdims=True)
-    result: NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return result
-
-
 def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = np.exp(_log_softmax(logits))
+    result: NDArray[np.float32] = np.exp(log_softmax(logits))
     return result

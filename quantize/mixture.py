@@ -17,7 +17,7 @@ from rwkv_cpu import engine
 from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.memory import aligned_zeros, human_bytes
 from rwkv_cpu.quantize.calibrated import INTEGERS, PRODUCTS
-from rwkv_cpu.quantize.calibration import divergence
+from rwkv_cpu.softmax import kl_divergence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -90,7 +90,7 @@ def measure(
         with reference.replaced([info.name for info in infos], _as_q4(reference)):
             sums = 0.0
             for batch, logits in zip(batches, exact, strict=True):
-                sums += divergence(logits, reference.run(batch, logits=True)) * len(logits)
+                sums += float(kl_divergence(logits, reference.run(batch, logits=True)).sum())
                 on_tokens(len(logits))
         left = _EMBEDDING_LEFT if infos[0].kind == engine.KIND_EMBEDDING else _PRODUCT_LEFT
         tensors = tuple(info.name for info in infos)

@@ -10,17 +10,16 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.generation.sampling import SamplingParams
+from rwkv_cpu.softmax import log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
 
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.generation.loop import Reply
@@ -324,14 +323,9 @@ def _score_prompt(request: Request) -> tuple[State, dict[str, list[Any]]]:
         piece = ids[begin : min(begin + _CHUNK, len(ids) - 1)]
         rows = model.advance(piece, state, logits="all", cancel=request.cancel)
         for i, row in enumerate(rows):
-            logprobs = _log_softmax(row)
+            logprobs = log_softmax(row.astype(np.float64))
             token = ids[begin + i + 1]
             likeliest = np.argsort(-logprobs, kind="stable")[:n_top]
             top = {int(other): float(logprobs[other]) for other in likeliest}
             offset = _add(found, model, offset, token, float(logprobs[token]), top)
     return state, found
-
-
-def _log_softmax(row: NDArray[np.float32]) -> NDArray[np.float64]:
-    shifted = row.astype(np.float64) - float(row.max())
-    return cast("NDArray[np.float64]", shifted - np.log(np.exp(shifted).sum()))

@@ -17,14 +17,14 @@ SOURCES = {"rwkv_cpu": CHECKOUT / "rwkv_cpu", "rwkv_cpu.quantize": CHECKOUT / "q
 # A unit may import units of lower layers, and its own. cli → chat → generation → model → engine.
 LAYERS = [
     {"errors", "_version"},
-    {"config", "memory"},
+    {"config", "memory", "softmax", "textfile"},
     {"engine", "checkpoint"},
     {"cancel", "modelfile"},
     {"tokenizer", "state", "preload", "scheduler", "asynchronous"},
     {"model", "prefix_cache"},
     {"generation", "quantize"},
     {"loading", "chat"},
-    {"describe", "benchmark", "export", "compat"},
+    {"describe", "benchmark", "evaluation", "export", "compat"},
     {"batch"},
     {"terminal", "cli"},
     {"__main__"},

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A text that a user names: read whole, with errors that say what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwkv_cpu.errors import ArgumentError, ModelNotFoundError, RwkvError
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["decoded", "read_text"]
+
+
+def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hint: str = "") -> str:
+    """The text of a UTF-8 file, a byte order mark left out.
+
+    Args: max_bytes: refuse a larger one. hint: of its errors.
+    Raises: ModelNotFoundError: no such file. ArgumentError: not UTF-8 text, or too large. RwkvError: cannot be read.
+    """
+    path = Path(path)
+    try:
+        if max_bytes is not None and path.stat().st_size > max_bytes:
+            raise ArgumentError(f"{path}: {path.stat().st_size} bytes are too many, at most {max_bytes}", hint=hint)
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path}: no such file", hint=hint) from error
+    except OSError as error:
+        raise RwkvError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
+    return decoded(raw, str(path), hint=hint)
+
+
+def decoded(raw: bytes, where: str, *, hint: str = "") -> str:
+    """Bytes as text. Raises: ArgumentError, which names *where* they come from and the first wrong byte."""
+    if (at := raw.find(b"\0")) >= 0:
+        raise ArgumentError(f"{where}: this is a binary file (byte {at} is zero), not text", hint=hint)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{where}: this is not UTF-8 text (byte {error.start})", hint=hint) from error
