@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from rwkv_cpu import CancelToken, Model, engine
+from rwkv_cpu import CancelToken, Model, engine, errors
 from rwkv_cpu.errors import (
     ArgumentError,
     Busy,
@@ -532,5 +532,5 @@ def test_every_status_has_an_exception() -> None:
     ]
     assert sorted(statuses) == list(range(1, 11))
     for status in statuses:
-        with pytest.raises(engine.errors.RwkvError):
+        with pytest.raises(errors.RwkvError):
             engine.check(status)
