@@ -2,10 +2,11 @@
  * What this machine can do at best at this moment, with a context's own threads and kernels: the limits that decode
  * (reading) and prefill (int8 products) are compared with. Machines are shared and drift, so the best of many short
  * passes counts. */
-#define _GNU_SOURCE
 #include "measure.h"
 
-#include <time.h>
+#include <stdatomic.h>
+
+#include "platform/platform.h"
 
 enum {
     READ_ITEM_BYTES = 1 << 20, /* a thread's turn: long beside handing it out, short beside a pass */
@@ -15,12 +16,6 @@ enum {
     MIN_PASSES = 3
 };
 static const double BUDGET_SECONDS = 0.4;
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 typedef struct {
     const rwkvc_kernels *kernels;
@@ -57,11 +52,11 @@ static void dot_item(void *arg, uint32_t item, uint32_t thread) {
 
 double rwkvc_measure_fastest(bool (*run)(void *arg), void *arg) {
     if (!run(arg)) return 0;
-    double best = 0, begin = seconds_now();
-    for (int pass = 0; pass < MIN_PASSES || seconds_now() - begin < BUDGET_SECONDS; pass++) {
-        double start = seconds_now();
+    double best = 0, begin = rwkvc_seconds();
+    for (int pass = 0; pass < MIN_PASSES || rwkvc_seconds() - begin < BUDGET_SECONDS; pass++) {
+        double start = rwkvc_seconds();
         if (!run(arg)) return 0;
-        double seconds = seconds_now() - start;
+        double seconds = rwkvc_seconds() - start;
         if (pass == 0 || seconds < best) best = seconds;
     }
     return best;
@@ -119,10 +114,10 @@ rwkvc_status rwkvc_measure_int8(rwkvc_context *ctx, double *operations_per_secon
                      .weights = weights,
                      .activations = activations,
                      .rounds = 1};
-    double start = seconds_now();
+    double start = rwkvc_seconds();
     dot_item(&m, 0, 0);
     /* Passes of about 20 ms on any instruction set. */
-    double once = seconds_now() - start, wanted = 0.02 / DOT_ITEMS_PER_THREAD / (once > 1e-7 ? once : 1e-7);
+    double once = rwkvc_seconds() - start, wanted = 0.02 / DOT_ITEMS_PER_THREAD / (once > 1e-7 ? once : 1e-7);
     m.rounds = wanted < 1 ? 1 : wanted > DOT_MOST_ROUNDS ? DOT_MOST_ROUNDS : (uint32_t)wanted;
     double seconds = rwkvc_measure_fastest(run_items, &m);
     rwkvc_free(weights);

@@ -5,20 +5,40 @@
 
 #include "isa/target.h"
 #include "kernels/kernels.h"
+#include "platform/platform.h"
 
 #if defined(RWKVC_X86_64)
 #include <cpuid.h>
 
-static bool has_f16c(void) { /* a name that clang's __builtin_cpu_supports lacks */
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+enum { F1C_FMA = 1 << 12, F1C_OSXSAVE = 1 << 27, F1C_AVX = 1 << 28, F1C_F16C = 1 << 29 };
+enum { F7B_AVX2 = 1 << 5, F7B_AVX512_F_DQ_BW_VL = (int32_t)(1u << 16 | 1u << 17 | 1u << 30 | 1u << 31) };
+enum { F7C_AVX512VNNI = 1 << 11, F71A_AVXVNNI = 1 << 4 };
+enum { XCR0_YMM = 0x6, XCR0_ZMM = 0xe6 };
+
+static bool all(unsigned bits, unsigned wanted) { return (bits & wanted) == wanted; }
+
+/* Does the system keep these registers when it switches threads? macOS begins with those of AVX-512 at their first use,
+ * and always did. */
+static bool system_keeps(unsigned wanted) {
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, F1C_OSXSAVE)) return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+#if defined(__APPLE__)
+    return all(low, wanted & XCR0_YMM);
+#else
+    return all(low, wanted);
+#endif
 }
-/* The builtin asks the system too whether it keeps the wide registers (XGETBV). */
-static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }
+
+static bool has_avx2(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && all(c, F1C_FMA | F1C_AVX | F1C_F16C) &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && all(b, F7B_AVX2) && system_keeps(XCR0_YMM);
+}
 static bool has_avx512vnni(void) {
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && all(b, (unsigned)F7B_AVX512_F_DQ_BW_VL) &&
+           all(c, F7C_AVX512VNNI) && system_keeps(XCR0_ZMM);
 }
 #if defined(RWKVC_AVXVNNI)
 static bool has_avxvnni(void) {
@@ -27,38 +47,9 @@ static bool has_avxvnni(void) {
 #else
     unsigned a, b, c, d;
     if (!has_avx2() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || a < 1) return false;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && all(a, F71A_AVXVNNI);
 #endif
 }
-#endif
-#endif
-
-#if defined(RWKVC_AARCH64)
-#if defined(__linux__)
-#include <sys/auxv.h>
-/* <asm/hwcap.h> of an older system lacks them. */
-static bool has_dotprod(void) { return getauxval(AT_HWCAP) & 1ul << 20; /* HWCAP_ASIMDDP */ }
-static bool has_i8mm(void) { return getauxval(AT_HWCAP2) & 1ul << 13; /* HWCAP2_I8MM */ }
-#elif defined(__APPLE__)
-#include <sys/sysctl.h>
-static bool has_feature(const char *name) {
-    int32_t value = 0;
-    size_t size = sizeof value;
-    return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value;
-}
-static bool has_dotprod(void) { return has_feature("hw.optional.arm.FEAT_DotProd"); }
-static bool has_i8mm(void) { return has_feature("hw.optional.arm.FEAT_I8MM"); }
-#elif defined(_WIN32)
-#include <windows.h>
-static bool has_dotprod(void) { return IsProcessorFeaturePresent(43); /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */ }
-#if defined(PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE) /* newer SDKs */
-static bool has_i8mm(void) { return IsProcessorFeaturePresent(PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE); }
-#else
-static bool has_i8mm(void) { return false; }
-#endif
-#else
-static bool has_dotprod(void) { return false; }
-static bool has_i8mm(void) { return false; }
 #endif
 #endif
 
@@ -77,8 +68,8 @@ static const struct {
     {&rwkvc_kernels_avx2, has_avx2, "AVX2, FMA and F16C"},
 #endif
 #if defined(RWKVC_AARCH64)
-    {&rwkvc_kernels_neon_i8mm, has_i8mm, "the int8 matrix extension (I8MM)"},
-    {&rwkvc_kernels_neon_dotprod, has_dotprod, "dot products (DotProd)"},
+    {&rwkvc_kernels_neon_i8mm, rwkvc_arm_i8mm, "the int8 matrix extension (I8MM)"},
+    {&rwkvc_kernels_neon_dotprod, rwkvc_arm_dotprod, "dot products (DotProd)"},
     {&rwkvc_kernels_neon, always, "nothing"},
 #endif
     {&rwkvc_kernels_scalar, always, "nothing"},

@@ -5,23 +5,15 @@
  * never take an item of the next by mistake: what it read of the region (task, argument) is only used when the word
  * has not changed since. The caller waits for finished items, not for threads.
  * Idle workers spin for some microseconds, then sleep. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "threads/pool.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "platform/platform.h"
 
 enum {
+    MAX_DEFAULT_THREADS = 256,
     MAX_RANGES = 16,  /* more threads share ranges: opening a region writes to each */
     TAKEN_SHARE = 4,  /* of what is left of a range is taken at once, */
     MOST_TAKEN = 16,  /* but not more: a thread may be put aside while it holds them */
@@ -46,50 +38,17 @@ struct rwkvc_pool {
     _Atomic uint32_t cancelled;
     _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic uint32_t stop;
-    pthread_mutex_t mutex;
-    pthread_cond_t wake;
+    rwkvc_mutex mutex;
+    rwkvc_condition wake;
     uint32_t threads, started;
-    pthread_t *workers;
-    pid_t owner;
+    rwkvc_thread *workers;
+    uint64_t owner;
 };
 
 typedef struct {
     rwkvc_pool *pool;
     uint32_t thread;
 } worker_start;
-
-static void relax(void) {
-#if defined(__x86_64__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-uint64_t rwkvc_float_environment(void) {
-#if defined(__x86_64__)
-    uint32_t before = _mm_getcsr();
-    _mm_setcsr(0x1f80);
-    return before;
-#elif defined(__aarch64__)
-    uint64_t before;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-    return before;
-#else
-    return 0;
-#endif
-}
-
-void rwkvc_float_restore(uint64_t environment) {
-#if defined(__x86_64__)
-    _mm_setcsr((uint32_t)environment);
-#elif defined(__aarch64__)
-    __asm__ volatile("msr fpcr, %0" : : "r"(environment));
-#else
-    (void)environment;
-#endif
-}
 
 static bool is_cancelled(rwkvc_pool *pool) {
     const int32_t *flag = atomic_load_explicit(&pool->cancel, memory_order_relaxed);
@@ -143,14 +102,14 @@ static bool has_work(rwkvc_pool *pool) {
 }
 
 static void sleep_until_work(rwkvc_pool *pool) {
-    pthread_mutex_lock(&pool->mutex);
+    rwkvc_mutex_lock(&pool->mutex);
     atomic_fetch_add_explicit(&pool->sleepers, 1, memory_order_seq_cst);
-    while (!has_work(pool) && !atomic_load(&pool->stop)) pthread_cond_wait(&pool->wake, &pool->mutex);
+    while (!has_work(pool) && !atomic_load(&pool->stop)) rwkvc_condition_wait(&pool->wake, &pool->mutex);
     atomic_fetch_sub_explicit(&pool->sleepers, 1, memory_order_seq_cst);
-    pthread_mutex_unlock(&pool->mutex);
+    rwkvc_mutex_unlock(&pool->mutex);
 }
 
-static void *worker(void *arg) {
+static void worker(void *arg) {
     worker_start start = *(worker_start *)arg;
     free(arg);
     rwkvc_float_environment();
@@ -158,17 +117,16 @@ static void *worker(void *arg) {
         bool worked = false;
         for (int spin = 0; spin < SPIN_IDLE && !worked; spin++) {
             worked = work(start.pool, start.thread);
-            if (!worked) relax();
+            if (!worked) rwkvc_pause();
         }
         if (!worked) sleep_until_work(start.pool);
     }
-    return NULL;
 }
 
 static void wake_all(rwkvc_pool *pool) {
-    pthread_mutex_lock(&pool->mutex);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->mutex);
+    rwkvc_mutex_lock(&pool->mutex);
+    rwkvc_condition_broadcast(&pool->wake);
+    rwkvc_mutex_unlock(&pool->mutex);
 }
 
 bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *arg) {
@@ -194,9 +152,9 @@ bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *a
     work(pool, 0);
     for (int spin = 0; atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items;) {
         if (spin < SPIN_WAIT)
-            spin++, relax();
+            spin++, rwkvc_pause();
         else
-            sched_yield();
+            rwkvc_thread_yield();
     }
     return !atomic_load_explicit(&pool->cancelled, memory_order_relaxed);
 }
@@ -206,30 +164,23 @@ rwkvc_pool *rwkvc_pool_create(uint32_t threads) {
     if (!pool) return NULL;
     pool->threads = threads;
     pool->n_ranges = threads < MAX_RANGES ? threads : MAX_RANGES;
-    pool->owner = getpid();
+    pool->owner = rwkvc_process_id();
     pool->workers = calloc(threads, sizeof *pool->workers);
-    pthread_mutex_init(&pool->mutex, NULL);
-    pthread_cond_init(&pool->wake, NULL);
+    rwkvc_mutex_init(&pool->mutex);
+    rwkvc_condition_init(&pool->wake);
     for (uint32_t i = 0; i < MAX_RANGES; i++) atomic_store(&pool->ranges[i].ticket, CLOSED);
-    /* Signals are the host's: handlers run on its threads, but for those that a worker's own fault raises. */
-    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
-    sigset_t all, before;
-    sigfillset(&all);
-    for (size_t i = 0; i < sizeof own / sizeof *own; i++) sigdelset(&all, own[i]);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     bool ok = pool->workers != NULL;
     for (uint32_t thread = 1; ok && thread < threads; thread++) {
         worker_start *start = malloc(sizeof *start);
         ok = start != NULL;
         if (!ok) break;
         *start = (worker_start){pool, thread};
-        ok = pthread_create(&pool->workers[pool->started], NULL, worker, start) == 0;
+        ok = rwkvc_thread_start(&pool->workers[pool->started], worker, start);
         if (ok)
             pool->started++;
         else
             free(start);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (ok) return pool;
     rwkvc_pool_destroy(pool);
     return NULL;
@@ -240,9 +191,9 @@ void rwkvc_pool_destroy(rwkvc_pool *pool) {
     if (!rwkvc_pool_forked(pool)) {
         atomic_store(&pool->stop, 1);
         wake_all(pool);
-        for (uint32_t i = 0; i < pool->started; i++) pthread_join(pool->workers[i], NULL);
-        pthread_cond_destroy(&pool->wake);
-        pthread_mutex_destroy(&pool->mutex);
+        for (uint32_t i = 0; i < pool->started; i++) rwkvc_thread_join(&pool->workers[i]);
+        rwkvc_condition_destroy(&pool->wake);
+        rwkvc_mutex_destroy(&pool->mutex);
     }
     free(pool->workers);
     rwkvc_free(pool);
@@ -250,9 +201,14 @@ void rwkvc_pool_destroy(rwkvc_pool *pool) {
 
 uint32_t rwkvc_pool_threads(const rwkvc_pool *pool) { return pool->threads; }
 
-bool rwkvc_pool_forked(const rwkvc_pool *pool) { return pool->threads > 1 && getpid() != pool->owner; }
+bool rwkvc_pool_forked(const rwkvc_pool *pool) { return pool->threads > 1 && rwkvc_process_id() != pool->owner; }
 
 void rwkvc_pool_cancel_flag(rwkvc_pool *pool, const int32_t *cancel) {
     atomic_store_explicit(&pool->cancel, cancel, memory_order_relaxed);
     atomic_store_explicit(&pool->cancelled, 0, memory_order_relaxed);
+}
+
+uint32_t rwkvc_default_threads(void) {
+    uint32_t cores = rwkvc_system_cores();
+    return cores ? (uint32_t)rwkvc_min(cores, MAX_DEFAULT_THREADS) : 1;
 }

@@ -5,6 +5,7 @@
 #define RWKVC_POOL_H
 
 #include "internal.h"
+#include "isa/processor.h"
 
 #if defined(__GNUC__)
 #pragma GCC visibility push(hidden)
@@ -25,11 +26,6 @@ bool rwkvc_pool_forked(const rwkvc_pool *pool);
 void rwkvc_pool_cancel_flag(rwkvc_pool *pool, const int32_t *cancel);
 /* Run task for items 0..n_items-1. False if the flag was seen set: then some items did not run. */
 bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *arg);
-
-/* The floating point environment that gives the same bits everywhere: round to nearest, keep subnormals, no traps.
- * Returns the one before, to be given back. */
-uint64_t rwkvc_float_environment(void);
-void rwkvc_float_restore(uint64_t environment);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

@@ -1,20 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * For ThreadSanitizer (`make tsan`): two callers with a context of four threads each share one model; prefills,
+ * For ThreadSanitizer (`make tsan`), and for the threads of other systems (tests/portable): two callers with a context of four threads each share one model; prefills,
  * batched decodes and cancelled calls follow each other, contexts come and go. Results must agree to the bit.
  *
  *   pool_tsan MODEL.rwkv */
-#define _POSIX_C_SOURCE 200809L
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "rwkv_cpu.h"
+#include "platform/platform.h"
 
 enum { CALLERS = 2, THREADS = 4, CONTEXTS = 3, FORWARDS = 6, PROMPT = 48, SEQUENCES = 3 };
 
@@ -68,24 +62,21 @@ typedef struct {
 } cancel_flag;
 
 /* Another thread sets the flag at some moment of the call. */
-static void *set_flag(void *arg) {
-    atomic_store(&((cancel_flag *)arg)->flag, 1);
-    return NULL;
-}
+static void set_flag(void *arg) { atomic_store(&((cancel_flag *)arg)->flag, 1); }
 
 static void cancelled_prefill(rwkvc_context *context, float *state) {
     uint32_t tokens[PROMPT] = {0};
     cancel_flag cancel = {0};
     rwkvc_sequence sequence = {.tokens = tokens, .n_tokens = PROMPT, .state_out = state};
     rwkvc_forward_options options = {.struct_size = sizeof options, .cancel = (const int32_t *)&cancel.flag};
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, set_flag, &cancel)) fail("thread");
+    rwkvc_thread thread;
+    if (!rwkvc_thread_start(&thread, set_flag, &cancel)) fail("thread");
     rwkvc_status status = rwkvc_forward(context, model, &sequence, 1, NULL, &options);
-    pthread_join(thread, NULL);
+    rwkvc_thread_join(&thread);
     if (status != RWKVC_OK && status != RWKVC_E_CANCELLED) fail("cancelled prefill");
 }
 
-static void *caller(void *arg) {
+static void caller(void *arg) {
     (void)arg;
     float *states = allocate(SEQUENCES * state_floats, sizeof *states);
     float *logits = allocate((uint64_t)SEQUENCES * n_vocab, sizeof *logits);
@@ -103,21 +94,18 @@ static void *caller(void *arg) {
     }
     free(states);
     free(logits);
-    return NULL;
 }
 
 int main(int argc, char **argv) {
-    int file = argc == 2 ? open(argv[1], O_RDONLY) : -1;
-    struct stat about;
-    if (file < 0 || fstat(file, &about)) {
+    rwkvc_mapping mapping;
+    rwkvc_model *opened = NULL;
+    char reason[256];
+    if (argc != 2) {
         fprintf(stderr, "usage: pool_tsan MODEL.rwkv\n");
         return 2;
     }
-    uint64_t size_bytes = (uint64_t)about.st_size;
-    void *bytes = mmap(NULL, size_bytes, PROT_READ, MAP_SHARED, file, 0);
-    close(file);
-    rwkvc_model *opened = NULL;
-    if (bytes == MAP_FAILED || rwkvc_model_open(bytes, size_bytes, &opened)) fail(argv[1]);
+    if (!rwkvc_map_file(argv[1], &mapping, reason, sizeof reason)) fail(reason);
+    if (rwkvc_model_open(mapping.bytes, mapping.size_bytes, &opened)) fail(argv[1]);
     model = opened;
     rwkvc_config config;
     rwkvc_model_config(model, &config);
@@ -131,13 +119,13 @@ int main(int argc, char **argv) {
     rwkvc_context_destroy(context);
     free(state);
 
-    pthread_t callers[CALLERS];
+    rwkvc_thread callers[CALLERS];
     for (int i = 0; i < CALLERS; i++)
-        if (pthread_create(&callers[i], NULL, caller, NULL)) fail("thread");
-    for (int i = 0; i < CALLERS; i++) pthread_join(callers[i], NULL);
+        if (!rwkvc_thread_start(&callers[i], caller, NULL)) fail("thread");
+    for (int i = 0; i < CALLERS; i++) rwkvc_thread_join(&callers[i]);
     free(expected);
     rwkvc_model_close(opened);
-    munmap(bytes, size_bytes);
+    rwkvc_unmap_file(&mapping);
     printf("pool_tsan: %d callers, %d contexts each: no race, same bits\n", CALLERS, CONTEXTS);
     return 0;
 }

@@ -5,15 +5,11 @@
  *
  *   same_bits [MODEL.rwkv...] */
 #define _POSIX_C_SOURCE 200809L
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "internal.h"
+#include "platform/platform.h"
 
 enum { THREADS = 2, PROMPT = 17, SEQUENCES = 3 };
 
@@ -72,6 +68,14 @@ static checksums run(const rwkvc_model *model, const char *isa) {
 }
 
 /* Random weights packed in each format; the packer takes its instruction set from the environment. */
+static void use_isa(const char *name) {
+#if defined(_WIN32)
+    _putenv_s("RWKV_CPU_ISA", name);
+#else
+    setenv("RWKV_CPU_ISA", name, 1);
+#endif
+}
+
 static checksums pack(uint32_t format, uint32_t kind, const char *isa) {
     enum { ROWS = 150, COLS = 203 };
     static float values[ROWS * COLS];
@@ -86,9 +90,9 @@ static checksums pack(uint32_t format, uint32_t kind, const char *isa) {
     if (!bytes) return (checksums){0, 0};
     uint8_t *packed = rwkvc_alloc(bytes);
     if (!packed) fail("no memory");
-    setenv("RWKV_CPU_ISA", isa, 1);
+    use_isa(isa);
     if (rwkvc_pack(&info, &source, 0, rwkvc_packed_panels(kind, format, ROWS, COLS), packed)) fail("pack");
-    unsetenv("RWKV_CPU_ISA");
+    use_isa("");
     checksums sums = {rwkvc_crc32(packed, bytes), 0};
     rwkvc_free(packed);
     return sums;
@@ -108,13 +112,11 @@ static bool pack_all(uint32_t format, uint32_t kind) {
 }
 
 static bool run_all(const char *path) {
-    int file = open(path, O_RDONLY);
-    struct stat about;
-    if (file < 0 || fstat(file, &about)) fail(path);
-    void *bytes = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, file, 0);
-    close(file);
+    rwkvc_mapping mapping;
     rwkvc_model *model;
-    if (bytes == MAP_FAILED || rwkvc_model_open(bytes, (uint64_t)about.st_size, &model)) fail(path);
+    char reason[256];
+    if (!rwkvc_map_file(path, &mapping, reason, sizeof reason)) fail(reason);
+    if (rwkvc_model_open(mapping.bytes, mapping.size_bytes, &model)) fail(path);
     checksums expected = run(model, "scalar");
     bool same = true;
     const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path, *isa;
@@ -125,7 +127,7 @@ static bool run_all(const char *path) {
         same &= sums.logits == expected.logits && sums.states == expected.states;
     }
     rwkvc_model_close(model);
-    munmap(bytes, (size_t)about.st_size);
+    rwkvc_unmap_file(&mapping);
     return same;
 }
 

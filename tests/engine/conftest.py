@@ -89,7 +89,7 @@ uint32_t flush_to_zero(int on);
 
 PREAMBLE = """
 #include "kernels/kernels.h"
-#include "threads/cores.h"
+#include "platform/linux_cores.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

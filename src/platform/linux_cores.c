@@ -1,28 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How many threads to begin with: the physical cores that this process may use.
+ * The physical cores that a process may use, from what Linux writes in its files. Plain C: it is tested everywhere.
  *
  * The hardware threads of one core share its arithmetic units and its path to memory, so a second one gains nothing
  * here. Fast and slow cores of a hybrid CPU all count: work is taken item by item, so a slow core takes fewer. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include "threads/cores.h"
+#include "platform/linux_cores.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
-#if defined(_WIN32)
-#include <windows.h>
-#else
-#include <unistd.h>
-#endif
-#if defined(__linux__)
-#include <sched.h>
-#elif defined(__APPLE__)
-#include <sys/sysctl.h>
-#endif
-
-enum { MAX_DEFAULT_THREADS = 256, MAX_CPUS = 1 << 16, PATH_BYTES = 1024 };
+enum { PATH_BYTES = 1024 };
 
 /* ----------------------------------------------------------------------- cores (Linux's sysfs) */
 
@@ -70,7 +55,7 @@ static uint32_t physical_cores(const char *root, const uint8_t *allowed, uint32_
  * for the rest of each period. */
 static uint32_t whole_cpus(long quota, long period) {
     if (quota <= 0 || period <= 0) return 0;
-    return quota < period ? 1 : (uint32_t)rwkvc_min((uint64_t)(quota / period), MAX_DEFAULT_THREADS);
+    return quota < period ? 1 : (uint32_t)rwkvc_min((uint64_t)(quota / period), UINT32_MAX);
 }
 
 static uint32_t quota_v2(const char *group) { /* cpu.max: "150000 100000" or "max 100000" */
@@ -155,58 +140,5 @@ static uint32_t quota_cpus(const char *root) {
 uint32_t rwkvc_count_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus) {
     uint32_t cores = physical_cores(root, allowed, n_cpus), limit = quota_cpus(root);
     if (limit && limit < cores) cores = limit;
-    return cores < 1 ? 1 : (uint32_t)rwkvc_min(cores, MAX_DEFAULT_THREADS);
+    return cores < 1 ? 1 : cores;
 }
-
-/* -------------------------------------------------------------------------------- this process */
-
-#if defined(__linux__)
-/* allowed[cpu] = 1 for the CPUs of the affinity mask; *n_cpus is its length. NULL if it cannot be had. */
-static uint8_t *affinity(uint32_t *n_cpus) {
-    for (uint32_t n = 1024; n <= MAX_CPUS; n *= 4) { /* the call refuses a mask shorter than the kernel's own */
-        cpu_set_t *mask = CPU_ALLOC(n);
-        uint8_t *allowed = mask && !sched_getaffinity(0, CPU_ALLOC_SIZE(n), mask) ? calloc(n, 1) : NULL;
-        for (uint32_t cpu = 0; allowed && cpu < n; cpu++) allowed[cpu] = CPU_ISSET_S(cpu, CPU_ALLOC_SIZE(n), mask) != 0;
-        if (mask) CPU_FREE(mask);
-        *n_cpus = n;
-        if (allowed) return allowed;
-    }
-    return NULL;
-}
-#endif
-
-static uint32_t process_cores(void) {
-#if defined(__linux__)
-    uint32_t n_cpus;
-    uint8_t *allowed = affinity(&n_cpus);
-    if (allowed) {
-        uint32_t cores = rwkvc_count_cores("", allowed, n_cpus);
-        free(allowed);
-        return cores;
-    }
-#elif defined(__APPLE__)
-    int cores = 0;
-    size_t size = sizeof cores;
-    if (!sysctlbyname("hw.physicalcpu", &cores, &size, NULL, 0) && cores > 0) return (uint32_t)cores;
-#elif defined(_WIN32)
-    /* Cores of the process's processor group that its affinity mask touches. */
-    DWORD_PTR process = 0, machine = 0;
-    DWORD bytes = 0;
-    GetLogicalProcessorInformation(NULL, &bytes);
-    SYSTEM_LOGICAL_PROCESSOR_INFORMATION *about = malloc(bytes);
-    uint32_t cores = 0;
-    if (about && GetProcessAffinityMask(GetCurrentProcess(), &process, &machine) &&
-        GetLogicalProcessorInformation(about, &bytes))
-        for (DWORD i = 0; i < bytes / sizeof *about; i++)
-            cores += about[i].Relationship == RelationProcessorCore && (about[i].ProcessorMask & process) != 0;
-    free(about);
-    if (cores) return cores;
-#endif
-#if defined(_SC_NPROCESSORS_ONLN)
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    if (online > 0) return (uint32_t)online;
-#endif
-    return 1;
-}
-
-uint32_t rwkvc_default_threads(void) { return (uint32_t)rwkvc_min(process_cores(), MAX_DEFAULT_THREADS); }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Counting cores; rwkvc_default_threads() of the public header is for this process and machine. */
-#ifndef RWKVC_CORES_H
-#define RWKVC_CORES_H
+ * Counting cores as Linux lists them. */
+#ifndef RWKVC_LINUX_CORES_H
+#define RWKVC_LINUX_CORES_H
 
 #include "internal.h"
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 #pragma GCC visibility push(hidden)
 #endif
 
@@ -13,7 +13,7 @@
  * `root` ("", or where a test keeps a tree of its own) in sys/devices/system/cpu, proc/self/cgroup and sys/fs/cgroup. */
 uint32_t rwkvc_count_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus);
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 #pragma GCC visibility pop
 #endif
 

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Windows 10 and newer. Paths are UTF-8 in the engine and UTF-16 at the system's door. */
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#if !defined(_WIN32_WINNT)
+#define _WIN32_WINNT 0x0a00
+#endif
+#include "platform/platform.h"
+
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <wchar.h>
+#include <windows.h>
+
+/* ------------------------------------------------------------------------------------- threads */
+
+enum { STACK_BYTES = 1 << 20 };
+
+typedef struct {
+    void (*main)(void *arg);
+    void *arg;
+} start;
+
+static DWORD WINAPI run(void *arg) {
+    start begin = *(start *)arg;
+    free(arg);
+    begin.main(begin.arg);
+    return 0;
+}
+
+bool rwkvc_thread_start(rwkvc_thread *thread, void (*main)(void *arg), void *arg) {
+    start *begin = malloc(sizeof *begin);
+    if (!begin) return false;
+    *begin = (start){main, arg};
+    *thread = CreateThread(NULL, STACK_BYTES, run, begin, STACK_SIZE_PARAM_IS_A_RESERVATION, NULL);
+    if (!*thread) free(begin);
+    return *thread != NULL;
+}
+
+void rwkvc_thread_join(rwkvc_thread *thread) {
+    WaitForSingleObject(*thread, INFINITE);
+    CloseHandle(*thread);
+}
+void rwkvc_thread_yield(void) { SwitchToThread(); }
+
+/* The header keeps room for them without <windows.h>, in which one word is all they are. */
+_Static_assert(sizeof(SRWLOCK) == sizeof(rwkvc_mutex), "a lock is a word");
+_Static_assert(sizeof(CONDITION_VARIABLE) == sizeof(rwkvc_condition), "a condition variable is a word");
+static SRWLOCK *lock_of(rwkvc_mutex *mutex) { return (SRWLOCK *)(void *)mutex; }
+static CONDITION_VARIABLE *condition_of(rwkvc_condition *condition) { return (CONDITION_VARIABLE *)(void *)condition; }
+
+void rwkvc_mutex_init(rwkvc_mutex *mutex) { InitializeSRWLock(lock_of(mutex)); }
+void rwkvc_mutex_destroy(rwkvc_mutex *mutex) { (void)mutex; }
+void rwkvc_mutex_lock(rwkvc_mutex *mutex) { AcquireSRWLockExclusive(lock_of(mutex)); }
+void rwkvc_mutex_unlock(rwkvc_mutex *mutex) { ReleaseSRWLockExclusive(lock_of(mutex)); }
+void rwkvc_condition_init(rwkvc_condition *condition) { InitializeConditionVariable(condition_of(condition)); }
+void rwkvc_condition_destroy(rwkvc_condition *condition) { (void)condition; }
+void rwkvc_condition_wait(rwkvc_condition *condition, rwkvc_mutex *mutex) {
+    SleepConditionVariableSRW(condition_of(condition), lock_of(mutex), INFINITE, 0);
+}
+void rwkvc_condition_broadcast(rwkvc_condition *condition) { WakeAllConditionVariable(condition_of(condition)); }
+
+uint64_t rwkvc_process_id(void) { return 0; }
+
+double rwkvc_seconds(void) {
+    LARGE_INTEGER now, frequency;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&frequency);
+    return (double)now.QuadPart / (double)frequency.QuadPart;
+}
+
+/* ------------------------------------------------------------------------------------ hardware */
+
+/* Cores of the process's processor group that its affinity mask touches. */
+uint32_t rwkvc_system_cores(void) {
+    DWORD_PTR process = 0, machine = 0;
+    DWORD bytes = 0;
+    GetLogicalProcessorInformation(NULL, &bytes);
+    SYSTEM_LOGICAL_PROCESSOR_INFORMATION *about = malloc(bytes ? bytes : 1);
+    uint32_t cores = 0;
+    if (about && GetProcessAffinityMask(GetCurrentProcess(), &process, &machine) &&
+        GetLogicalProcessorInformation(about, &bytes))
+        for (DWORD i = 0; i < bytes / sizeof *about; i++)
+            cores += about[i].Relationship == RelationProcessorCore && (about[i].ProcessorMask & process) != 0;
+    free(about);
+    return cores;
+}
+
+/* The numbers of <winnt.h>'s names, which older headers lack; an older system answers no. */
+bool rwkvc_arm_dotprod(void) { return IsProcessorFeaturePresent(43); /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */ }
+bool rwkvc_arm_i8mm(void) { return IsProcessorFeaturePresent(66); /* PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE */ }
+
+/* -------------------------------------------------------------------------------------- memory */
+
+void *rwkvc_aligned_new(size_t size_bytes, size_t align) { return _aligned_malloc(size_bytes, align); }
+void rwkvc_aligned_free(void *memory) { _aligned_free(memory); }
+
+/* Large pages need a privilege that applications do not have. */
+void rwkvc_wish_huge_pages(void *memory, size_t size_bytes) { (void)memory, (void)size_bytes; }
+
+void rwkvc_wish_read_ahead(const void *bytes, uint64_t size_bytes) {
+    WIN32_MEMORY_RANGE_ENTRY range = {(void *)(uintptr_t)bytes, (SIZE_T)size_bytes};
+    PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0);
+}
+
+int rwkvc_populate(const void *bytes, uint64_t size_bytes, char *reason, size_t reason_bytes) {
+    (void)bytes, (void)size_bytes, (void)reason, (void)reason_bytes;
+    return 0;
+}
+
+/* --------------------------------------------------------------------------------------- files */
+
+static wchar_t *wide(const char *text) {
+    int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, NULL, 0);
+    wchar_t *found = n > 0 ? malloc((size_t)n * sizeof *found) : NULL;
+    if (found) MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, found, n);
+    return found;
+}
+
+/* The path in the form that may be longer than 260 characters; to be freed. NULL: it is not UTF-8, or no memory. */
+static wchar_t *long_path(const char *path) {
+    static const wchar_t LONG[] = L"\\\\?\\", LONG_SHARE[] = L"\\\\?\\UNC\\";
+    wchar_t *given = wide(path);
+    if (!given || wcslen(given) < 240 || wcsncmp(given, LONG, 4) == 0) return given;
+    DWORD n = GetFullPathNameW(given, 0, NULL, NULL);
+    wchar_t *whole = n ? malloc((n + 8) * sizeof *whole) : NULL, *found = NULL;
+    if (whole && GetFullPathNameW(given, n, whole, NULL) < n) {
+        bool share = wcsncmp(whole, L"\\\\", 2) == 0;
+        const wchar_t *prefix = share ? LONG_SHARE : LONG;
+        size_t length = wcslen(whole) + 1, before = wcslen(prefix), skip = share ? 2 : 0;
+        memmove(whole + before, whole + skip, (length - skip) * sizeof *whole);
+        memcpy(whole, prefix, before * sizeof *whole);
+        found = whole;
+    } else {
+        free(whole);
+    }
+    free(given);
+    return found;
+}
+
+static bool say(DWORD error, char *reason, size_t reason_bytes) {
+    wchar_t text[256];
+    DWORD n =
+        FormatMessageW(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, NULL, error, 0, text, 255, NULL);
+    while (n && (text[n - 1] == L'\n' || text[n - 1] == L'\r' || text[n - 1] == L'.')) n--;
+    text[n] = L'\0';
+    if (!n || !WideCharToMultiByte(CP_UTF8, 0, text, -1, reason, (int)reason_bytes, NULL, NULL))
+        snprintf(reason, reason_bytes, "error %lu", error);
+    return false;
+}
+
+/* The view keeps the file open; its handles are not needed any more. Others may read, rename or delete it meanwhile. */
+bool rwkvc_map_file(const char *path, rwkvc_mapping *mapping, char *reason, size_t reason_bytes) {
+    *mapping = (rwkvc_mapping){0};
+    wchar_t *name = long_path(path);
+    if (!name) {
+        snprintf(reason, reason_bytes, "the path is not UTF-8");
+        return false;
+    }
+    HANDLE file = CreateFileW(name, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                              FILE_ATTRIBUTE_NORMAL, NULL);
+    DWORD error = GetLastError();
+    free(name);
+    if (file == INVALID_HANDLE_VALUE) return say(error, reason, reason_bytes);
+    LARGE_INTEGER size;
+    HANDLE section = NULL;
+    const void *bytes = NULL;
+    if (!GetFileSizeEx(file, &size) || GetFileType(file) != FILE_TYPE_DISK)
+        snprintf(reason, reason_bytes, "not a plain file");
+    else if (size.QuadPart == 0)
+        snprintf(reason, reason_bytes, "the file is empty");
+    else if (!(section = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL)) ||
+             !(bytes = MapViewOfFile(section, FILE_MAP_READ, 0, 0, 0)))
+        say(GetLastError(), reason, reason_bytes);
+    else
+        *mapping = (rwkvc_mapping){bytes, (uint64_t)size.QuadPart};
+    if (section) CloseHandle(section);
+    CloseHandle(file);
+    return bytes != NULL;
+}
+
+void rwkvc_unmap_file(rwkvc_mapping *mapping) {
+    if (mapping->bytes) UnmapViewOfFile(mapping->bytes);
+    *mapping = (rwkvc_mapping){0};
+}
+#else
+typedef int rwkvc_no_windows; /* a unit of C must not be empty */
+#endif
