@@ -34,7 +34,7 @@ DEMO = "demo"
 _log = logging.getLogger("rwkv_cpu")
 _DEFAULT_FORMAT = "q8"
 _LOCK_SECONDS = 0.1
-_SUFFIXES = (".rwkv", ".pth", ".safetensors", ".st", ".gguf")
+MODEL_SUFFIXES = (".rwkv", ".pth", ".safetensors", ".st", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ def bundled_model() -> Path:
 
 
 def _not_found(asked: str | os.PathLike[str], path: Path) -> ModelNotFoundError:
-    for suffix in _SUFFIXES:
+    for suffix in MODEL_SUFFIXES:
         near = path.with_name(path.name + suffix)
         if near.is_file():
             return ModelNotFoundError(f"no model called {os.fspath(asked)!r}", hint=f"Did you mean {near}?")
     folder = path.parent
     found = []
     with contextlib.suppress(OSError):
-        found = sorted(file.name for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+        found = sorted(file.name for file in folder.iterdir() if file.suffix in MODEL_SUFFIXES and file.is_file())
     if found:
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         where = "here" if folder == Path() else f"in {folder}"

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("rwkv_cpu.cli.chat", "Chat with a model in the terminal."),
     "sessions": ("rwkv_cpu.cli.sessions", "List, show, export and delete named conversations."),
     "generate": ("rwkv_cpu.cli.generate", "Continue a text once and print it."),
+    "serve": ("rwkv_cpu.cli.serve", "Serve models to another program (JSON-RPC)."),
     "quantize": ("rwkv_cpu.cli.quantize", "Turn a checkpoint into a compact .rwkv file."),
     "convert": ("rwkv_cpu.cli.convert", "Write a model as safetensors or GGUF."),
     "info": ("rwkv_cpu.cli.info", "Describe a model file, or this machine."),
@@ -37,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 # Commands whose first word people wait for. OpenBLAS, which comes with numpy, starts a thread per core when it is
 # imported, and they spin: 40 ms of processor time on 2 cores. These commands multiply with the engine alone.
-_WITHOUT_BLAS = ("chat", "generate", "info")
+_WITHOUT_BLAS = ("chat", "generate", "info", "serve")
 
 _WELCOME = """\
 rwkv-cpu runs RWKV language models on this computer's CPU. To begin:

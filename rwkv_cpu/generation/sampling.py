@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from rwkv_cpu.tokenizer.base import Tokenizer
 
 __all__ = [
+    "COUNTS",
     "MAX_TOP_LOGPROBS",
+    "RANGES",
     "Sampler",
     "SamplingParams",
     "breaker_ids",
@@ -34,7 +36,7 @@ __all__ = [
     "vocabulary_pieces",
 ]
 
-_RANGES = {
+RANGES = {
     "temperature": (0.0, 1000.0),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
@@ -51,9 +53,9 @@ _RANGES = {
     "dry_multiplier": (0.0, 1000.0),
     "dry_base": (1.0, 1000.0),
 }
-_COUNTS = {"top_k": 2**32 - 1, "dry_allowed_length": 2**20, "dry_range": 2**20}
+COUNTS = {"top_k": 2**32 - 1, "dry_allowed_length": 2**20, "dry_range": 2**20}
 # Everything that the engine's options take as it is; banned, breakers, bias and seed go another way.
-_OPTIONS = (*_RANGES, *_COUNTS)
+_OPTIONS = (*RANGES, *COUNTS)
 MAX_TOP_LOGPROBS = 1024
 
 
@@ -118,9 +120,9 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
+        for name, (low, high) in RANGES.items():
             self._check_number(name, low, high)
-        for name, most in _COUNTS.items():
+        for name, most in COUNTS.items():
             self._check_integer(name, getattr(self, name), most)
         if self.seed is not None:
             self._check_integer("seed", self.seed, 2**64 - 1)

@@ -25,7 +25,7 @@ LAYERS = [
     {"generation", "quantize"},
     {"loading", "chat"},
     {"describe", "benchmark", "evaluation", "export", "compat"},
-    {"batch"},
+    {"batch", "server"},
     {"terminal", "cli"},
     {"__main__"},
 ]

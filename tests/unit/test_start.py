@@ -98,6 +98,18 @@ def test_generate_loads_no_terminal_and_no_converter(demo_path: Path) -> None:
     assert not found & (heavy | {"torch", "rwkv_cpu.quantize", "rwkv_cpu.chat", "rwkv_cpu.checkpoint.pth"})
 
 
+def test_a_server_says_who_it_is_without_the_engine() -> None:
+    script = (
+        "import io, sys, json\nfrom rwkv_cpu.server.server import Server\n"
+        "from rwkv_cpu.server.workspace import LoadOptions\n"
+        'line = b\'{"jsonrpc":"2.0","id":1,"method":"initialize"}\'\nwritten = []\n'
+        "Server(io.BytesIO(line).read, written.append, LoadOptions()).run()\n"
+        "assert b'result' in written[0]; print(json.dumps(sorted(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert not set(json.loads(run.stdout)) & {"numpy", "rwkv_cpu.engine", "asyncio", "socket"}
+
+
 def test_commands_that_answer_at_once_start_no_blas_threads() -> None:
     code = (
         "from rwkv_cpu.cli import main; import os\n"
