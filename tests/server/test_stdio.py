@@ -299,7 +299,7 @@ def test_no_orphan_when_the_parent_is_killed_in_the_middle_of_a_prompt(demo_path
         (b'{"jsonrpc":"2.0","id":[1],"method":"initialize"}', -32600, None, "id"),
         (b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":7}', -32600, 1, "params"),
         (b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":[1]}', -32602, 1, "by name"),
-        (b'{"jsonrpc":"2.0","id":1,"method":"intialize"}', -32601, 1, "intialize"),
+        (b'{"jsonrpc":"2.0","id":1,"method":"initialize2"}', -32601, 1, "initialize2"),
         (b'{"jsonrpc":"2.0","id":1,"method":"tokenize"}', -32602, 1, "text is missing"),
         (b'{"jsonrpc":"2.0","id":1,"method":"tokenize","params":{"text":7}}', -32602, 1, "text must be a text"),
         (b'{"jsonrpc":"2.0","id":1,"method":"tokenize","params":{"txet":"a","text":"a"}}', -32602, 1, "txet"),
