@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # One command per habit. Needs Python 3.10 or newer (with venv), a C compiler and make; everything else is
-# installed into .venv here.
+# installed into .venv here. `make lib` needs no Python.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +21,7 @@ define CHECK_MACHINE
 	  echo "make: Python.h is missing; on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
 endef
 
-.PHONY: help .venv engine chat test test-all lint types format asan tsan cross callgrind callgrind-update fuzz bench wheel clean
+.PHONY: help lib install c-test .venv engine chat test test-all lint types format asan tsan cross callgrind callgrind-update fuzz bench wheel clean
 
 help:
 	@echo "make chat      talk to the bundled model"
@@ -32,6 +32,8 @@ help:
 	@echo "make cross     64-bit ARM and older x86 under qemu, AVX-VNNI by its encoding: the same bits"
 	@echo "make callgrind instructions per token beside the baseline; callgrind-update: a new baseline"
 	@echo "make fuzz      damaged files for every reader, FUZZ_SECONDS=60 for each"
+	@echo "make lib       the C library, static and shared, into build/lib (no Python needed); install: PREFIX, DESTDIR"
+	@echo "make c-test    the C library's tests: exported symbols, the header, files by path, examples in C and Node.js"
 	@echo "make bench     speed and memory of the bundled model, or BENCH_MODEL=FILE"
 	@echo "make wheel     sdist and wheel into dist/"
 	@echo "make clean     remove what these made, .venv included"
@@ -134,6 +136,56 @@ fuzz: $(VENV)/.engine
 	build/fuzz/model_open $(FUZZ_OPTIONS) build/fuzz/model_open.corpus
 	build/fuzz/world_vocabulary $(FUZZ_OPTIONS) -max_len=16384 build/fuzz/world_vocabulary.corpus
 	$(PY) tests/fuzz/readers.py --seconds $(FUZZ_SECONDS)
+
+# The library for other languages, with nothing but a C compiler. CMakeLists.txt is the same for those who have CMake.
+LIB := build/lib
+LIB_VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' rwkv_cpu/_version.py)
+LIB_ABI := $(shell sed -n 's/^\#define RWKVC_ABI_VERSION //p' src/rwkv_cpu.h)
+LIB_FLAGS := -std=c11 -O3 -ffp-contract=off -fvisibility=hidden -fPIC -pthread -Wall -Wextra -Isrc $(CFLAGS)
+LIB_OBJECTS = $(patsubst src/%.c,$(LIB)/objects/%.o,$(C_SOURCES))
+PREFIX ?= /usr/local
+LIBDIR ?= lib
+ifeq ($(shell uname -s),Darwin)
+LIB_SHARED := librwkv_cpu.$(LIB_VERSION).dylib
+LIB_NAMES := librwkv_cpu.$(LIB_ABI).dylib librwkv_cpu.dylib
+LIB_LINK = -dynamiclib -install_name @rpath/librwkv_cpu.$(LIB_ABI).dylib
+else
+LIB_SHARED := librwkv_cpu.so.$(LIB_VERSION)
+LIB_NAMES := librwkv_cpu.so.$(LIB_ABI) librwkv_cpu.so
+LIB_LINK = -shared -Wl,-soname,librwkv_cpu.so.$(LIB_ABI) -Wl,--version-script=cmake/rwkv_cpu.map
+endif
+
+lib: $(LIB)/$(LIB_SHARED) $(LIB)/librwkv_cpu.a $(LIB)/rwkv_cpu.pc
+
+$(LIB)/objects/%.o: src/%.c $(shell find src -name '*.h') rwkv_cpu/_version.py
+	@mkdir -p $(dir $@)
+	$(CC) $(LIB_FLAGS) -DRWKVC_VERSION='"$(LIB_VERSION)"' -c $< -o $@
+
+$(LIB)/$(LIB_SHARED): $(LIB_OBJECTS) cmake/rwkv_cpu.map
+	$(CC) $(LIB_LINK) -pthread $(LDFLAGS) $(LIB_OBJECTS) -o $@ -lm
+	@for name in $(LIB_NAMES); do ln -sf $(LIB_SHARED) $(LIB)/$$name; done
+
+$(LIB)/librwkv_cpu.a: $(LIB_OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $(LIB_OBJECTS)
+
+# Written anew each time: PREFIX may be another.
+.PHONY: $(LIB)/rwkv_cpu.pc
+$(LIB)/rwkv_cpu.pc: cmake/rwkv_cpu.pc.in
+	@mkdir -p $(LIB)
+	@sed -e 's|@CMAKE_INSTALL_PREFIX@|$(PREFIX)|' -e 's|@CMAKE_INSTALL_LIBDIR@|$(LIBDIR)|' \
+	  -e 's|@CMAKE_INSTALL_INCLUDEDIR@|include|' -e 's|@PROJECT_VERSION@|$(LIB_VERSION)|' $< > $@
+
+install: lib
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig
+	install -m 644 src/rwkv_cpu.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(LIB)/librwkv_cpu.a $(DESTDIR)$(PREFIX)/$(LIBDIR)
+	install -m 755 $(LIB)/$(LIB_SHARED) $(DESTDIR)$(PREFIX)/$(LIBDIR)
+	for name in $(LIB_NAMES); do ln -sf $(LIB_SHARED) $(DESTDIR)$(PREFIX)/$(LIBDIR)/$$name; done
+	install -m 644 $(LIB)/rwkv_cpu.pc $(DESTDIR)$(PREFIX)/$(LIBDIR)/pkgconfig
+
+c-test: $(VENV)/.engine lib
+	$(PY) -m pytest tests/library
 
 BENCH_MODEL ?= demo
 bench: $(VENV)/.installed

@@ -1,29 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The engine from C alone: map a .rwkv file, run tokens through the model, print the likeliest next one.
+ * The engine at its smallest: open a .rwkv file, run tokens through the model, print the likeliest next one.
  *
- *   cc -O3 -pthread -Isrc -DRWKVC_VERSION='"0.1.0"' -ffp-contract=off examples/next_token.c \
- *      $(find src -name '*.c') -o next_token -lm
+ *   make lib && cc examples/next_token.c -Isrc build/lib/librwkv_cpu.a -pthread -lm -o next_token
  *   ./next_token model.rwkv 510 4419
  */
-#define _POSIX_C_SOURCE 200809L
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "rwkv_cpu.h"
 
-static int engine_failed(const char *what) {
-    fprintf(stderr, "next_token: %s: %s\n", what, rwkvc_last_error());
-    return 1;
-}
-
-static int system_failed(const char *what) {
-    fprintf(stderr, "next_token: %s: %s\n", what, strerror(errno));
+static int failed(const char *what) {
+    fprintf(stderr, "next_token: %s%s%s\n", what, *rwkvc_last_hint() ? ". " : "", rwkvc_last_hint());
     return 1;
 }
 
@@ -42,14 +29,14 @@ static int next_token(const rwkvc_model *model, const uint32_t *tokens, uint64_t
     rwkvc_context *context = NULL;
     int result = 0;
     if (!state || !logits)
-        result = system_failed("memory");
+        result = failed("out of memory");
     else if (rwkvc_context_create(NULL, &context))
-        result = engine_failed("threads");
+        result = failed(rwkvc_last_error());
     else {
         rwkvc_sequence sequence = {
             .tokens = tokens, .n_tokens = n_tokens, .state_out = state, .logits = RWKVC_LOGITS_LAST};
         if (rwkvc_forward(context, model, &sequence, 1, logits, NULL))
-            result = engine_failed("forward");
+            result = failed(rwkvc_last_error());
         else
             printf("%u\n", (unsigned)likeliest(logits, n_vocab));
     }
@@ -66,22 +53,12 @@ int main(int argc, char **argv) {
     }
     uint64_t n_tokens = (uint64_t)argc - 2;
     uint32_t *tokens = malloc(n_tokens * sizeof *tokens);
-    if (!tokens) return system_failed("memory");
+    if (!tokens) return failed("out of memory");
     for (uint64_t i = 0; i < n_tokens; i++) tokens[i] = (uint32_t)strtoul(argv[i + 2], NULL, 10);
-
-    int file = open(argv[1], O_RDONLY);
-    struct stat about;
-    if (file < 0 || fstat(file, &about)) return system_failed(argv[1]);
-    uint64_t size_bytes = (uint64_t)about.st_size;
-    void *bytes = mmap(NULL, size_bytes, PROT_READ, MAP_SHARED, file, 0);
-    if (bytes == MAP_FAILED) return system_failed(argv[1]);
-    close(file);
-
     rwkvc_model *model;
     int result =
-        rwkvc_model_open(bytes, size_bytes, &model) ? engine_failed(argv[1]) : next_token(model, tokens, n_tokens);
+        rwkvc_model_open_file(argv[1], &model) ? failed(rwkvc_last_error()) : next_token(model, tokens, n_tokens);
     rwkvc_model_close(model);
-    munmap(bytes, size_bytes);
     free(tokens);
     return result;
 }

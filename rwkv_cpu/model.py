@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import sys
 import threading
@@ -16,7 +15,7 @@ import numpy as np
 
 from . import engine
 from .errors import ArgumentError, ModelClosedError, StateError, TokenError
-from .modelfile import TABLE, ModelFile
+from .modelfile import ModelFile
 from .preload import Preloader
 from .scheduler import Job, Scheduler
 from .state import State, StateLayout
@@ -97,13 +96,7 @@ class Model:
         self.path: Path = file.path
         self.metadata: Mapping[str, str] = file.metadata
         self.config: ModelConfig = self._engine.config.public()
-        table = file.info.data_offset
-        size = file.tensors[TABLE].size_bytes
-        fingerprint = hashlib.sha256(memoryview(file.buffer)[table : table + size]).hexdigest()[:32]
-        parts = tuple(self._engine.state_parts())
-        self._layout = StateLayout(
-            self._engine.state_floats, self.config.n_layer, parts, fingerprint, self.config.n_vocab
-        )
+        self._layout = StateLayout.of(self._engine)
         self._scheduler = Scheduler(self._engine.token_bytes, self.config.n_vocab)
         template = self._engine.bytes_of("chat_template")
         self.chat_template: bytes | None = None if template is None else bytes(template)
@@ -236,7 +229,7 @@ class Model:
         return State(self._layout, data)
 
     def state_from_bytes(self, data: bytes, where: str = "the state") -> State:
-        """The state whose State.pieces(), joined, *data* is; *where* stands in errors. Raises: as load_state()."""
+        """The state whose State.to_bytes() *data* is; *where* stands in errors. Raises: as load_state()."""
         return State.from_bytes(data, self._layout, where)
 
     def load_state(self, path: str | os.PathLike[str]) -> State:

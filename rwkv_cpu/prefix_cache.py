@@ -183,7 +183,7 @@ class PrefixCache:
         def write(raw: Any) -> None:
             with self._lock, zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as file:
                 for (_, digest), state in list(self._states.items())[-_FILE_STATES:]:
-                    file.writestr(f"states/{digest.hex()}", b"".join(state.pieces()))
+                    file.writestr(f"states/{digest.hex()}", state.to_bytes())
                 for digest, (start, ids) in self._texts.items():
                     file.writestr(f"texts/{digest.hex()}", start + ids.astype("<u4").tobytes())
 

@@ -1,45 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of a sequence: all that a recurrent model keeps of the text so far, in a block of fixed size.
 
-A state file is a safetensors file: each part as f32 or f16 [n_layer, ...], the last logits [n_vocab] where they are
-known, and in ``__metadata__`` what it belongs to: the model's fingerprint, how many tokens it has read, a digest of
-them, and a checksum of all that.
+State files are written and read by the engine (src/app/state_file.c describes them), so that programs in any language
+share them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import struct
-import zlib
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ArgumentError, FormatError, RwkvError, StateError
+from .engine import check, ffi, lib
+from .errors import ArgumentError, RwkvError, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
     from numpy.typing import NDArray
 
-    from .engine import StatePart
+    from .engine import OpenModel
 
-__all__ = ["State", "StateLayout", "prefix_digests", "write_whole"]
+__all__ = ["State", "StateLayout", "StatePart", "prefix_digests", "write_whole"]
 
-_FILE_VERSION = "2"
-_READABLE_VERSIONS = ("1", "2")
-_MAX_HEADER_BYTES = 1 << 20
-_LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = 16
 _NO_TEXT = bytes(_DIGEST_BYTES)
-_DTYPES: dict[Any, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
-_LOGITS = "logits"
 
 
 def prefix_digests(tokens: Sequence[int] | NDArray[np.integer[Any]], start: bytes = _NO_TEXT) -> Iterator[bytes]:
@@ -47,18 +38,38 @@ def prefix_digests(tokens: Sequence[int] | NDArray[np.integer[Any]], start: byte
 
     Each digest is made from the one before and the next id, so it does not matter how a text was cut into calls.
     """
-    raw = np.asarray(tokens, "<u4").tobytes()
-    digest = start
-    for at in range(0, len(raw), 4):
-        digest = hashlib.blake2b(digest + raw[at : at + 4], digest_size=_DIGEST_BYTES).digest()
-        yield digest
+    ids = np.ascontiguousarray(tokens, np.uint32)
+    raw, text = ffi.from_buffer("uint32_t[]", ids), _text(0, start)
+    for at in range(len(ids)):
+        lib.rwkvc_text_read(text, raw + at, 1)
+        yield _digest_of(text)
+
+
+def _text(n_tokens: int, digest: bytes) -> Any:
+    """An ``rwkvc_text *``."""
+    return ffi.new("rwkvc_text *", {"n_tokens": n_tokens, "digest": digest})
+
+
+def _digest_of(text: Any) -> bytes:
+    return bytes(ffi.buffer(text.digest))
+
+
+@dataclass(frozen=True)
+class StatePart:
+    """One part of every layer's state: ``shape`` floats at ``offset + layer * layer_stride``."""
+
+    name: str
+    offset: int
+    layer_stride: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class StateLayout:
     """What a model's states look like, and which model that is.
 
-    fingerprint: digest of the model file's table, so of all its weights' checksums.
+    fingerprint: digest of the model file's table, so of all its weights' checksums. raw: the same as the engine's
+    ``rwkvc_state_layout *``, for state files.
     """
 
     floats: int
@@ -66,6 +77,19 @@ class StateLayout:
     parts: tuple[StatePart, ...]
     fingerprint: str
     n_vocab: int
+    raw: Any = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, model: OpenModel) -> StateLayout:
+        """That of an open model's states; it stays valid when the model is closed."""
+        raw = model.describe_state()
+        parts = tuple(
+            StatePart(
+                ffi.string(part.name).decode(), part.offset, part.layer_stride, tuple(part.shape[0 : part.n_dims])
+            )
+            for part in raw.parts[0 : raw.n_parts]
+        )
+        return cls(raw.floats, raw.n_layer, parts, ffi.string(raw.fingerprint).decode(), raw.n_vocab, raw)
 
 
 class State:
@@ -113,9 +137,9 @@ class State:
 
     def read(self, tokens: NDArray[np.uint32], logits: NDArray[np.float32] | None = None) -> None:
         """Note that the numbers are those after *tokens* more. The logits are copied: callers change theirs."""
-        self.n_tokens += len(tokens)
-        for digest in prefix_digests(tokens, self.digest):
-            self.digest = digest
+        text = _text(self.n_tokens, self.digest)
+        lib.rwkvc_text_read(text, ffi.from_buffer("uint32_t[]", tokens), len(tokens))
+        self.n_tokens, self.digest = text.n_tokens, _digest_of(text)
         self._has_logits = logits is not None
         if logits is not None:
             if self._logits is None:
@@ -177,122 +201,51 @@ class State:
 
         Raises: RwkvError: the file cannot be written.
         """
-        write_whole(Path(path), lambda file: file.writelines(self.pieces(f16=f16)))
+        check(lib.rwkvc_state_save(self.layout.raw, os.fsencode(path), self._saved(), f16))
 
-    def pieces(self, *, f16: bool = False) -> list[bytes]:
-        """What save() writes, in order."""
-        arrays = {name: _stored(array, f16=f16) for name, array in self.parts().items()}
+    def to_bytes(self, *, f16: bool = False) -> bytes:
+        """What save() writes."""
+        saved, size = self._saved(), ffi.new("uint64_t *")
+        check(lib.rwkvc_state_to_bytes(self.layout.raw, saved, f16, ffi.NULL, 0, size))
+        out = bytearray(size[0])
+        room = ffi.from_buffer("uint8_t[]", out, require_writable=True)
+        check(lib.rwkvc_state_to_bytes(self.layout.raw, saved, f16, room, len(out), size))
+        return bytes(out)
+
+    def _saved(self) -> Any:
+        """An ``rwkvc_saved_state *``, good as long as this state."""
+        saved = ffi.new("rwkvc_saved_state *", {"text": _text(self.n_tokens, self.digest)[0]})
+        saved.state = ffi.from_buffer("float[]", self._data)
         if self.logits is not None:
-            arrays[_LOGITS] = self.logits
-        body = b"".join(array.tobytes() for array in arrays.values())
-        about = {
-            "rwkv_cpu.state": _FILE_VERSION,
-            "rwkv_cpu.model": self.layout.fingerprint,
-            "rwkv_cpu.n_tokens": str(self.n_tokens),
-            "rwkv_cpu.text_digest": self.digest.hex(),
-        }
-        header: dict[str, Any] = {"__metadata__": {**about, "rwkv_cpu.crc32": _checksum(about, body)}}
-        end = 0
-        for name, array in arrays.items():
-            begin, end = end, end + array.nbytes
-            dtype = "F16" if array.dtype == np.float16 else "F32"
-            header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [begin, end]}
-        text = json.dumps(header).encode()
-        text += b" " * (-(_LENGTH.size + len(text)) % 64)
-        return [_LENGTH.pack(len(text)), text, body]
+            saved.logits = ffi.from_buffer("float[]", self.logits)
+        return saved
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], layout: StateLayout) -> State:
         """Read a state file of the model that *layout* belongs to; see Model.load_state."""
-        path = Path(path)
-        most = (layout.floats + layout.n_vocab) * 4 + _MAX_HEADER_BYTES + _LENGTH.size
-        try:
-            if not path.is_file() and path.exists():
-                raise FormatError(f"{path}: this is not an ordinary file")
-            with path.open("rb") as file:
-                raw = file.read(most + 1)
-        except OSError as error:
-            raise RwkvError(f"{path}: cannot be read: {error.strerror}") from error
-        return cls.from_bytes(raw, layout, str(path))
+        return cls._read_by(lambda *to: lib.rwkvc_state_load(layout.raw, os.fsencode(path), *to), layout, "")
 
     @classmethod
     def from_bytes(cls, raw: bytes, layout: StateLayout, where: str = "the state") -> State:
-        """The state that pieces() of it, joined, describe; *where* stands in errors.
+        """The state that to_bytes() of it describes; *where* stands in errors.
 
         Raises: FormatError: no state file. StateError: of another model, or damaged.
         """
-        header, body = _split(where, raw)
-        about = header.pop("__metadata__", {})
-        if not isinstance(about, dict) or "rwkv_cpu.state" not in about:
-            raise FormatError(f"{where}: this is not a state file of rwkv_cpu")
-        version = about["rwkv_cpu.state"]
-        if version not in _READABLE_VERSIONS:
-            raise StateError(f"{where}: written by a newer rwkv_cpu", hint="Update rwkv_cpu.")
-        if about.get("rwkv_cpu.model") != layout.fingerprint:
-            raise StateError(
-                f"{where}: this state was made with another model file",
-                hint="Load it with the very model it was saved from.",
-            )
-        checksum = about.pop("rwkv_cpu.crc32", None)
-        if checksum != (f"{zlib.crc32(body):08x}" if version == "1" else _checksum(about, body)):
-            raise StateError(f"{where}: the state is damaged (its checksum is wrong)")
-        n_tokens = str(about.get("rwkv_cpu.n_tokens", ""))
-        if not n_tokens.isdecimal() or len(n_tokens) > 18:
-            raise FormatError(f"{where}: the state's header is damaged")
-        state = cls(layout, np.empty(layout.floats, np.float32), int(n_tokens))
-        try:
-            arrays = {name: _array(entry, body) for name, entry in header.items()}
-            logits = arrays.pop(_LOGITS, None)
-            parts = state.parts()
-            if parts.keys() != arrays.keys() or (logits is not None and logits.shape != (layout.n_vocab,)):
-                raise ValueError("its parts are not those of this model")
-            for name, view in parts.items():
-                view[...] = arrays[name].reshape(view.shape)
-            if version == "1":
-                state.begin_here()
-            else:
-                state.digest = bytes.fromhex(str(about["rwkv_cpu.text_digest"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StateError(f"{where}: the state's header is damaged ({error})") from error
-        if logits is not None:
-            state._logits, state._has_logits = logits.astype(np.float32), True
+        data = ffi.from_buffer("uint8_t[]", raw)
+        return cls._read_by(lambda *to: lib.rwkvc_state_from_bytes(layout.raw, data, len(data), *to), layout, where)
+
+    @classmethod
+    def _read_by(cls, read: Callable[..., int], layout: StateLayout, where: str) -> State:
+        """The state that the engine's *read* writes: numbers, logits, whether there are any, text."""
+        state = cls(layout, np.empty(layout.floats, np.float32))
+        logits: NDArray[np.float32] = np.empty(layout.n_vocab, np.float32)
+        has_logits, text = ffi.new("uint32_t *"), ffi.new("rwkvc_text *")
+        numbers = ffi.from_buffer("float[]", state.data, require_writable=True)
+        check(read(numbers, ffi.from_buffer("float[]", logits, require_writable=True), has_logits, text), where)
+        state.n_tokens, state.digest = text.n_tokens, _digest_of(text)
+        if has_logits[0]:
+            state._logits, state._has_logits = logits, True
         return state
-
-
-def _stored(array: NDArray[np.float32], *, f16: bool) -> NDArray[np.float32] | NDArray[np.float16]:
-    if f16 and np.abs(array).max() <= np.finfo(np.float16).max:
-        return array.astype(np.float16)
-    return np.ascontiguousarray(array)
-
-
-def _array(entry: Any, body: bytes) -> NDArray[Any]:
-    """Raises: KeyError, TypeError, ValueError: not an entry of a safetensors header, or it holds NaN or Inf."""
-    begin, end = entry["data_offsets"]
-    if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end <= len(body)):
-        raise ValueError("an offset lies outside")
-    shape = tuple(int(n) for n in entry["shape"])
-    values: NDArray[Any] = np.frombuffer(body[begin:end], _DTYPES[entry["dtype"]]).reshape(shape)
-    if not np.isfinite(values).all():
-        raise ValueError("it holds NaN or Inf")
-    return values
-
-
-def _checksum(about: dict[str, Any], body: bytes) -> str:
-    told = "".join(f"{name}={about[name]}\n" for name in sorted(about))
-    return f"{zlib.crc32(body, zlib.crc32(told.encode('utf-8', 'replace'))):08x}"
-
-
-def _split(where: str, raw: bytes) -> tuple[dict[str, Any], bytes]:
-    length = _LENGTH.unpack(raw[: _LENGTH.size])[0] if len(raw) >= _LENGTH.size else 0
-    if not 2 <= length <= min(len(raw) - _LENGTH.size, _MAX_HEADER_BYTES):
-        raise FormatError(f"{where}: this is not a state file of rwkv_cpu")
-    try:
-        header = json.loads(raw[_LENGTH.size : _LENGTH.size + length].decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: the state's header is damaged") from error
-    if not isinstance(header, dict):
-        raise FormatError(f"{where}: this is not a state file of rwkv_cpu")
-    return header, raw[_LENGTH.size + length :]
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], *, private: bool = False) -> None:

@@ -37,10 +37,25 @@ __attribute__((format(printf, 2, 3)))
 #endif
 rwkvc_status
 rwkvc_fail(rwkvc_status status, const char *format, ...);
+/* With a hint of its own, a constant; rwkvc_fail takes the status's. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+rwkvc_status
+rwkvc_fail_hint(rwkvc_status status, const char *hint, const char *format, ...);
+
+/* Say where (a file) the last error was met. */
+rwkvc_status rwkvc_fail_at(const char *where, rwkvc_status status);
 
 /* memory.c: 64-byte aligned, zeroed; NULL if there is none. */
 void *rwkvc_alloc(uint64_t size_bytes);
 void rwkvc_free(void *memory);
+
+/* A file as memory, read-only and shared with every process that maps it. */
+typedef struct {
+    const uint8_t *bytes;
+    uint64_t size_bytes;
+} rwkvc_mapping;
 
 /* A tensor of an open model. */
 typedef struct {
@@ -52,7 +67,9 @@ typedef struct {
 typedef struct rwkvc_arch rwkvc_arch;
 
 struct rwkvc_model {
-    const uint8_t *data; /* the file's data section */
+    rwkvc_mapping file;  /* the whole of it, */
+    bool owns_file;      /* to be unmapped with the model */
+    const uint8_t *data; /* its data section */
     uint64_t data_bytes;
     rwkvc_config config;
     const rwkvc_arch *arch;
@@ -62,8 +79,6 @@ struct rwkvc_model {
     uint64_t token_bytes;
     uint32_t widest_value, widest_matrix; /* inputs of the widest tensors that are stored as integers */
 };
-
-uint32_t rwkvc_crc32(const uint8_t *bytes, uint64_t size);
 
 #if defined(__GNUC__)
 #pragma GCC visibility pop

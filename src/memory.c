@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Aligned memory, faulting in what a host has mapped, and the checksum of the file's table. */
+ * Aligned memory, and faulting in what a host has mapped. */
 #include "platform/platform.h"
 
 enum { HUGE_PAGE = 2 << 20, SMALL_PAGE = 4096 };
@@ -42,14 +42,4 @@ rwkvc_status rwkvc_prefault(const void *bytes, uint64_t size_bytes, const int32_
         at += step;
     }
     return RWKVC_OK;
-}
-
-/* CRC-32 as in zlib: polynomial 0xedb88320, reflected. Only ever over a table of some kilobytes. */
-uint32_t rwkvc_crc32(const uint8_t *bytes, uint64_t size) {
-    uint32_t crc = 0xffffffffu;
-    for (uint64_t i = 0; i < size; i++) {
-        crc ^= bytes[i];
-        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
-    }
-    return ~crc;
 }

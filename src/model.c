@@ -16,7 +16,9 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "app/digest.h"
 #include "formats/format.h"
+#include "platform/platform.h"
 #include "versions/table.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -91,7 +93,7 @@ rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_in
         memcpy(out + HEAD_BYTES + (uint64_t)i * ENTRY_BYTES, &entry, sizeof entry);
     }
     memcpy(out, &head, sizeof head);
-    head.crc32 = rwkvc_crc32(out, head.table_bytes);
+    head.crc32 = rwkvc_crc32_of(0, out, head.table_bytes);
     memcpy(out, &head, sizeof head);
     return RWKVC_OK;
 }
@@ -101,8 +103,10 @@ rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_in
 static uint32_t table_crc(const uint8_t *table, uint32_t table_bytes, uint8_t *copy) {
     memcpy(copy, table, table_bytes);
     memset(copy + offsetof(table_head, crc32), 0, 4);
-    return rwkvc_crc32(copy, table_bytes);
+    return rwkvc_crc32_of(0, copy, table_bytes);
 }
+
+static const char not_rwkv[] = "A checkpoint becomes one by: rwkv-cpu quantize CHECKPOINT OUT.rwkv";
 
 /* Find the data section and check everything that does not depend on the entries. */
 static rwkvc_status check_head(const uint8_t *bytes, uint64_t size, const uint8_t **data, table_head *head) {
@@ -112,12 +116,13 @@ static rwkvc_status check_head(const uint8_t *bytes, uint64_t size, const uint8_
         return rwkvc_fail(RWKVC_E_FORMAT, "%llu bytes: too short for a model", (unsigned long long)size);
     memcpy(&header, bytes, sizeof header);
     if (header > size - 8 - HEAD_BYTES)
-        return rwkvc_fail(RWKVC_E_FORMAT, "no .rwkv file: its header would be %llu bytes long",
-                          (unsigned long long)header);
+        return rwkvc_fail_hint(RWKVC_E_FORMAT, not_rwkv, "no .rwkv file: its header would be %llu bytes long",
+                               (unsigned long long)header);
     *data = bytes + 8 + header;
     memcpy(head, *data, sizeof *head);
     if (memcmp(head->magic, magic, sizeof magic))
-        return rwkvc_fail(RWKVC_E_FORMAT, "no .rwkv file: the data section does not begin with its table");
+        return rwkvc_fail_hint(RWKVC_E_FORMAT, not_rwkv,
+                               "no .rwkv file: the data section does not begin with its table");
     if (head->file_version > RWKVC_FILE_VERSION)
         return rwkvc_fail(RWKVC_E_UNSUPPORTED,
                           "file version %u: this engine reads versions up to %d, a newer rwkv_cpu is needed",
@@ -251,6 +256,7 @@ rwkvc_status rwkvc_model_open(const void *bytes, uint64_t size_bytes, rwkvc_mode
     *out = NULL;
     rwkvc_model *model = rwkvc_alloc(sizeof *model);
     if (!model) return rwkvc_fail(RWKVC_E_NOMEM, "out of memory");
+    model->file = (rwkvc_mapping){bytes, size_bytes};
     rwkvc_status status = check_head(bytes, size_bytes, &model->data, &head);
     if (!status) {
         model->data_bytes = head.data_bytes;
@@ -273,8 +279,30 @@ rwkvc_status rwkvc_model_open(const void *bytes, uint64_t size_bytes, rwkvc_mode
     return RWKVC_OK;
 }
 
+rwkvc_status rwkvc_model_open_file(const char *path, rwkvc_model **model) {
+    if (!path || !model) return rwkvc_fail(RWKVC_E_ARGUMENT, "no path, or nowhere to put the model");
+    *model = NULL;
+    rwkvc_mapping mapping;
+    char reason[256];
+    rwkvc_status status = rwkvc_map_file(path, &mapping, reason, sizeof reason);
+    if (status) return rwkvc_fail(status, "%s: cannot be opened: %s", path, reason);
+    status = rwkvc_model_open(mapping.bytes, mapping.size_bytes, model);
+    if (status) {
+        rwkvc_unmap_file(&mapping);
+        return rwkvc_fail_at(path, status);
+    }
+    (*model)->owns_file = true;
+    return RWKVC_OK;
+}
+
+const void *rwkvc_model_file(const rwkvc_model *model, uint64_t *size_bytes) {
+    *size_bytes = model->file.size_bytes;
+    return model->file.bytes;
+}
+
 void rwkvc_model_close(rwkvc_model *model) {
     if (!model) return;
+    if (model->owns_file) rwkvc_unmap_file(&model->file);
     rwkvc_free(model->tensors);
     rwkvc_free(model->infos);
     rwkvc_free(model);

@@ -5,8 +5,8 @@
  *
  * Conventions
  * - Every function that can fail returns a status; rwkvc_last_error() has the text, per thread.
- * - The library never prints, never exits, installs no signal handler and opens no model file: the
- *   host maps a .rwkv file and hands over its bytes.
+ * - The library never prints, never exits and installs no signal handler. Paths and texts are UTF-8, on Windows too.
+ * - NULL may be given to every _destroy and _close, and where it says so.
  * - A model is read-only and may be shared by threads. A context serves one call at a time.
  * - Options begin with struct_size = sizeof of the struct the caller was compiled with; 0 is an error.
  * - Shapes are row-major; sizes are elements unless the name says _bytes.
@@ -17,18 +17,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-
-#if defined(_WIN32) && defined(RWKVC_SHARED)
-#ifdef RWKVC_BUILD
-#define RWKVC_API __declspec(dllexport)
-#else
-#define RWKVC_API __declspec(dllimport)
-#endif
-#elif defined(__GNUC__)
-#define RWKVC_API __attribute__((visibility("default")))
-#else
-#define RWKVC_API
-#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +34,7 @@ extern "C" {
 #define RWKVC_MAX_DIMS 4
 #define RWKVC_MAX_NAME 96
 #define RWKVC_MAX_SIZES 16
+#define RWKVC_MAX_STATE_PARTS 8
 
 /* ------------------------------------------------------------------------------------ status */
 
@@ -61,12 +50,19 @@ typedef int32_t rwkvc_status;
 #define RWKVC_E_NOMEM 8       /* out of memory */
 #define RWKVC_E_CANCELLED 9   /* the cancel flag was set */
 #define RWKVC_E_FORKED 10     /* a context used in a child of the process that made it */
+#define RWKVC_E_NOT_FOUND 11  /* no file at that path */
+#define RWKVC_E_IO 12         /* a file that cannot be opened, read, mapped or written, or is not an ordinary one */
 
+/* RWKVC_ABI_VERSION of the library that runs: the program's own must be the same. */
 uint32_t rwkvc_abi_version(void);
 /* "0.1.0": the version of the package this engine was built from. */
 const char *rwkvc_version(void);
 /* Text of this thread's last failure; "" if none. Valid until the thread's next call. */
 const char *rwkvc_last_error(void);
+/* What to do about it, a sentence or two; "" if there is nothing to say. */
+const char *rwkvc_last_hint(void);
+/* "RWKVC_E_FORMAT"; NULL for a number that is no status. */
+const char *rwkvc_status_name(rwkvc_status status);
 
 /* ----------------------------------------------------------------- instruction sets, hardware */
 
@@ -261,7 +257,12 @@ typedef struct rwkvc_model rwkvc_model;
 /* Bind a whole .rwkv file in memory (64-byte aligned, as any mapping is). Reads the table, not the
  * weights. The bytes must stay until rwkvc_model_close. E_ARGUMENT (not aligned), E_FORMAT, E_UNSUPPORTED, E_SHAPE, E_NOMEM. */
 rwkvc_status rwkvc_model_open(const void *bytes, uint64_t size_bytes, rwkvc_model **model);
+/* Map and open the .rwkv file at `path`. Processes that open the same file share its pages, and rwkvc_model_close unmaps
+ * it. As above, and E_NOT_FOUND, E_IO. */
+rwkvc_status rwkvc_model_open_file(const char *path, rwkvc_model **model);
 void rwkvc_model_close(rwkvc_model *model);
+/* The whole file in memory, for rwkvc_read_ahead and rwkvc_prefault. */
+const void *rwkvc_model_file(const rwkvc_model *model, uint64_t *size_bytes);
 void rwkvc_model_config(const rwkvc_model *model, rwkvc_config *config);
 uint32_t rwkvc_model_tensors(const rwkvc_model *model);
 rwkvc_status rwkvc_model_tensor(const rwkvc_model *model, uint32_t i, rwkvc_tensor_info *info);
@@ -296,6 +297,48 @@ typedef struct {
     uint32_t shape[3];
 } rwkvc_state_part;
 rwkvc_status rwkvc_state_part_info(const rwkvc_model *model, uint32_t i, rwkvc_state_part *part);
+
+/* ---------------------------------------------------------------------------------- state files */
+
+/* What a state has read: how many tokens, and a digest of them that tells texts apart. All zero before the first. The
+ * digest is made from the one before and the next id, so it does not matter how a text was cut into calls. */
+typedef struct {
+    uint64_t n_tokens;
+    uint8_t digest[16];
+} rwkvc_text;
+void rwkvc_text_read(rwkvc_text *text, const uint32_t *tokens, uint64_t n);
+
+/* What a model's states look like, and which model that is. Stays valid when the model is closed. */
+typedef struct {
+    uint64_t floats;
+    uint32_t n_layer, n_vocab, n_parts;
+    char fingerprint[36]; /* 32 hex digits: a digest of the model file's table, so of all its weights' checksums */
+    rwkvc_state_part parts[RWKVC_MAX_STATE_PARTS];
+} rwkvc_state_layout;
+void rwkvc_state_describe(const rwkvc_model *model, rwkvc_state_layout *layout);
+
+/* What a state file keeps. */
+typedef struct {
+    const float *state;  /* [floats] */
+    const float *logits; /* [n_vocab], after the last token; NULL: not known */
+    rwkvc_text text;
+} rwkvc_saved_state;
+
+/* Write a state file (safetensors; ARCHITECTURE.md), at once and whole: under a temporary name that is then renamed.
+ * half 1: half the size, rounded to f16; parts with numbers that f16 cannot hold, and the logits, stay f32.
+ * E_ARGUMENT, E_IO, E_NOMEM. */
+rwkvc_status rwkvc_state_save(const rwkvc_state_layout *layout, const char *path, const rwkvc_saved_state *saved,
+                              uint32_t half);
+/* Read one into state[floats] and, unless NULL, logits[n_vocab], *has_logits (1 if the file has them; else `logits` is
+ * left alone) and *text. E_NOT_FOUND, E_IO; E_FORMAT: no state file; E_STATE: of another model, or damaged: then
+ * state and logits are undefined. */
+rwkvc_status rwkvc_state_load(const rwkvc_state_layout *layout, const char *path, float *state, float *logits,
+                              uint32_t *has_logits, rwkvc_text *text);
+/* The same in memory. *size_bytes is what is needed; nothing is written if `room` is less. */
+rwkvc_status rwkvc_state_to_bytes(const rwkvc_state_layout *layout, const rwkvc_saved_state *saved, uint32_t half,
+                                  uint8_t *out, uint64_t room, uint64_t *size_bytes);
+rwkvc_status rwkvc_state_from_bytes(const rwkvc_state_layout *layout, const uint8_t *bytes, uint64_t size_bytes,
+                                    float *state, float *logits, uint32_t *has_logits, rwkvc_text *text);
 
 /* -------------------------------------------------------------------------------------- forward */
 
@@ -437,6 +480,9 @@ typedef struct rwkvc_world rwkvc_world;
 
 /* From the text of rwkv_vocab_v20230424.txt ("id literal length" a line, LF or CRLF). E_FORMAT names the line. */
 rwkvc_status rwkvc_world_create(const uint8_t *vocabulary, uint64_t size_bytes, rwkvc_world **tokenizer);
+/* The one in the model's file. E_UNSUPPORTED: the file has none, or one of another kind, which the host reads with that
+ * kind's library from rwkvc_model_bytes(model, "tokenizer.sentencepiece") or "tokenizer.huggingface". */
+rwkvc_status rwkvc_world_open(const rwkvc_model *model, rwkvc_world **tokenizer);
 void rwkvc_world_destroy(rwkvc_world *tokenizer);
 /* Highest id + 1. */
 uint32_t rwkvc_world_vocab(const rwkvc_world *tokenizer);
@@ -445,6 +491,83 @@ rwkvc_status rwkvc_world_encode(const rwkvc_world *tokenizer, const uint8_t *tex
                                 uint64_t room, uint64_t *n_ids);
 /* The bytes of one id; *size_bytes 0 for id 0 (end of text). E_TOKEN for an unused id. */
 rwkvc_status rwkvc_world_bytes(const rwkvc_world *tokenizer, uint32_t id, const uint8_t **bytes, uint64_t *size_bytes);
+
+/* ------------------------------------------------------------------- chat: templates, answers */
+
+/* How a conversation is written for a model. Released World and G1 models were trained on
+ *     System: <text>\n\nUser: <text>\n\nAssistant: <text>\n\n
+ * The prompt ends at "Assistant:" without a space. */
+typedef struct rwkvc_chat_template rwkvc_chat_template;
+
+/* The model's own, "world" if its file brings none. E_FORMAT, E_NOMEM. */
+rwkvc_status rwkvc_chat_template_open(const rwkvc_model *model, rwkvc_chat_template **chat);
+/* From "world", "world-paragraph" (an answer ends at its first blank line), "raw" (no words at all), or JSON of the fields
+ * below with "stop" (a list of texts), "raw" and "sampling" (numbers by name); what is missing is as in "world". */
+rwkvc_status rwkvc_chat_template_create(const uint8_t *text, uint64_t size_bytes, rwkvc_chat_template **chat);
+void rwkvc_chat_template_destroy(rwkvc_chat_template *chat);
+/* "name", "system", "user", "assistant" (the labels), "separator", "jinja" ("" unless the model brings a Jinja template
+ * that writes something else: the host renders that, rwkvc_chat_template_turn refuses); NULL: no such field. */
+const char *rwkvc_chat_template_field(const rwkvc_chat_template *chat, const char *field);
+/* 1: there are no turns; what is sent is continued as it stands. */
+int32_t rwkvc_chat_template_raw(const rwkvc_chat_template *chat);
+/* What the model answers best with: settings by name (rwkvc_sampler_options' fields, "max_tokens"). E_ARGUMENT past the
+ * last. rwkvc_chat_template_sampling writes those that are sampler options into *options. */
+rwkvc_status rwkvc_chat_template_setting(const rwkvc_chat_template *chat, uint32_t i, const char **name, double *value);
+void rwkvc_chat_template_sampling(const rwkvc_chat_template *chat, rwkvc_sampler_options *options);
+
+/* How a G1 model is asked to think: "" (as it likes, the mode of all others too), "off", "short", "on", "long".
+ * remark: written after the question. lead: the answer's beginning, written for the model. */
+typedef struct {
+    const char *name, *remark, *lead;
+} rwkvc_think_mode;
+/* The i-th of them. E_ARGUMENT past the last. */
+rwkvc_status rwkvc_think_mode_info(uint32_t i, rwkvc_think_mode *mode);
+
+#define RWKVC_TURN_SYSTEM 0    /* the opening; nothing for an empty text */
+#define RWKVC_TURN_USER 1      /* a user's turn, up to where the model begins to write */
+#define RWKVC_TURN_ASSISTANT 2 /* an answer as it stands in the history, without its thought, its end included */
+#define RWKVC_TURN_CLEAN 3     /* a text as a turn has it: no blank lines (they end a turn), no space around */
+/* The text of one turn to out[room], with a 0 behind it; *size_bytes is its length without. Nothing is written if room
+ * is not more than that. think: a mode's name, NULL for "". E_ARGUMENT: an empty message, no such mode or turn. E_UNSUPPORTED: a
+ * Jinja template. */
+rwkvc_status rwkvc_chat_template_turn(const rwkvc_chat_template *chat, uint32_t turn, const char *text,
+                                      uint64_t size_bytes, const char *think, char *out, uint64_t room,
+                                      uint64_t *written_bytes);
+/* The i-th text that ends an answer in that mode; NULL past the last. */
+const char *rwkvc_chat_template_stop(const rwkvc_chat_template *chat, const char *think, uint32_t i);
+
+/* What a model writes, token by token, as text for people: whole characters only, up to a stop, its thought
+ * (<think>...</think> at the start) apart from its answer. What is not yet certain is held back. */
+typedef struct rwkvc_reader rwkvc_reader;
+typedef struct {
+    uint32_t struct_size;
+    uint32_t n_stops;
+    const char *const *stops; /* [n_stops]; copied */
+    const char *lead;         /* what was written for the model already (rwkvc_think_mode.lead); NULL: nothing */
+    uint32_t thoughts;        /* 1: tell thoughts apart; 0: all is answer */
+    uint32_t decode;          /* 1: whole characters, U+FFFD for bytes that are none; 0: bytes as they come */
+} rwkvc_reader_options;
+/* Not ended by 0, good until the next call. */
+typedef struct {
+    const char *thought;
+    uint64_t thought_bytes;
+    const char *text;
+    uint64_t text_bytes;
+} rwkvc_piece;
+
+void rwkvc_reader_defaults(rwkvc_reader_options *options);
+rwkvc_status rwkvc_reader_create(const rwkvc_reader_options *options, rwkvc_reader **reader);
+void rwkvc_reader_destroy(rwkvc_reader *reader);
+/* Take the bytes of the next token; *piece is what is certain now. Everything after a stop is swallowed. */
+rwkvc_status rwkvc_reader_feed(rwkvc_reader *reader, const uint8_t *bytes, uint64_t size_bytes, rwkvc_piece *piece);
+/* What is left when no more comes. */
+rwkvc_status rwkvc_reader_finish(rwkvc_reader *reader, rwkvc_piece *piece);
+/* The stop that appeared, else NULL. */
+const char *rwkvc_reader_stopped(const rwkvc_reader *reader);
+/* Whether a thought has begun and not ended. */
+int32_t rwkvc_reader_thinking(const rwkvc_reader *reader);
+/* What may turn out to be the beginning of a stop; its length. */
+uint64_t rwkvc_reader_withheld(const rwkvc_reader *reader, const char **text);
 
 /* --------------------------------------------------------------------------------------- measure */
 

@@ -421,6 +421,22 @@ rwkvc_status rwkvc_world_create(const uint8_t *vocabulary, uint64_t size_bytes, 
     return RWKVC_OK;
 }
 
+rwkvc_status rwkvc_world_open(const rwkvc_model *model, rwkvc_world **tokenizer) {
+    uint64_t size;
+    if (!model || !tokenizer) return rwkvc_fail(RWKVC_E_ARGUMENT, "no model, or nowhere to put the tokenizer");
+    *tokenizer = NULL;
+    const uint8_t *vocabulary = rwkvc_model_bytes(model, "tokenizer.world", &size);
+    if (vocabulary) return rwkvc_world_create(vocabulary, size, tokenizer);
+    const char *other = rwkvc_model_bytes(model, "tokenizer.sentencepiece", &size) ? "tokenizer.sentencepiece"
+                        : rwkvc_model_bytes(model, "tokenizer.huggingface", &size) ? "tokenizer.huggingface"
+                                                                                   : NULL;
+    if (other)
+        return rwkvc_fail_hint(RWKVC_E_UNSUPPORTED, "Hand its bytes (rwkvc_model_bytes) to that tokenizer's library.",
+                               "the model has no World vocabulary but %s", other);
+    return rwkvc_fail_hint(RWKVC_E_UNSUPPORTED, "Convert the checkpoint with --tokenizer, or work with token ids.",
+                           "the model file has no tokenizer");
+}
+
 void rwkvc_world_destroy(rwkvc_world *tokenizer) {
     if (!tokenizer) return;
     free(tokenizer->nodes);

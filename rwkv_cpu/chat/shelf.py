@@ -165,8 +165,7 @@ class StateShelf:
             # Without fsync: a state that a power cut damages fails its checksum.
             temporary = folder / f".{name}.part"
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                for piece in state.pieces():
-                    file.write(piece)
+                file.write(state.to_bytes())
             temporary.replace(folder / name)
             self._files[key] = folder / name
         except OSError as error:

@@ -11,24 +11,23 @@ RWKV World and G1 models were trained on
 
 with exactly one blank line between parts and none inside a user's text. The prompt ends at "Assistant:" without a
 space: the model's own first token brings it. A template is a few plain fields, stored as JSON in the model file
-(tensor "chat_template"), so that a new one needs no new code. A model may bring a Jinja template instead; where that
-writes something else than the above, it is used (chat.jinja).
+(tensor "chat_template"), so that a new one needs no new code. The engine reads and renders them
+(src/app/chat_template.c): programs in any language do as this one does. A model may bring a Jinja template instead;
+where that writes something else than the above, it is used (chat.jinja).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from rwkv_cpu.chat.thoughts import think_mode
-from rwkv_cpu.errors import ArgumentError, FormatError
+from rwkv_cpu.engine import check, ffi, lib
+from rwkv_cpu.errors import ArgumentError
 
 __all__ = ["ChatTemplate"]
-
-# More than any template has; what is larger is not one.
-_MAX_TEMPLATE_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -80,25 +79,15 @@ class ChatTemplate:
         Raises:
             FormatError: neither a known name nor such JSON.
         """
-        if data is None or len(data) == 0:
-            return _NAMED["world"]
-        if len(data) > _MAX_TEMPLATE_BYTES:
-            raise FormatError(f"the chat template has {len(data)} bytes; no template is that long")
-        try:
-            text = data.decode("utf-8") if isinstance(data, bytes) else data
-            # Byte tensors may be padded.
-            text = text.rstrip("\0").strip()
-            if text in _NAMED:
-                return _NAMED[text]
-            found = json.loads(text)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise FormatError(
-                f"the chat template is neither JSON nor a known name ({error})",
-                hint=f"the names are {', '.join(_NAMED)}",
-            ) from None
-        if not isinstance(found, dict):
-            raise FormatError("the chat template is JSON, but no object")
-        return ChatTemplate(**_checked(found)).simplest()
+        handle = _handle(data.encode("utf-8", "replace") if isinstance(data, str) else data or b"")
+        texts = {name: _string(lib.rwkvc_chat_template_field(handle, name.encode())) for name in (*_LABELS, "jinja")}
+        template = ChatTemplate(
+            **texts,
+            stop=_stops(handle, ""),
+            sampling=_settings(handle),
+            raw=bool(lib.rwkvc_chat_template_raw(handle)),
+        )
+        return template.simplest()
 
     def simplest(self) -> ChatTemplate:
         """The same template without its Jinja text, where that only writes what the other fields say."""
@@ -112,17 +101,11 @@ class ChatTemplate:
 
     def clean(self, text: str) -> str:
         """A user's text as the model may see it: no blank lines (they end a turn), no space around it."""
-        if self.raw:
-            return text
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-        return re.sub(r"\n{2,}", "\n", text).strip()
+        return self._turn(lib.RWKVC_TURN_CLEAN, text)
 
     def system_part(self, text: str) -> str:
         """The opening of a conversation; "" for none."""
-        text = self.clean(text)
-        if self.raw:
-            return text
-        return f"{self.system}: {text}{self.separator}" if text else ""
+        return self._turn(lib.RWKVC_TURN_SYSTEM, text)
 
     def user_part(self, text: str, think: str = "") -> str:
         """A user's turn up to where the model begins to write.
@@ -133,58 +116,62 @@ class ChatTemplate:
         Raises:
             ArgumentError: nothing is left of the text; no such mode.
         """
-        mode = think_mode(think)
-        text = self.clean(text)
-        if not text:
-            raise ArgumentError("the message is empty")
-        if self.raw:
-            return text
-        lead = f" {mode.lead}" if mode.lead else ""
-        return f"{self.user}: {text}{mode.remark}{self.separator}{self.assistant}:{lead}"
+        think_mode(think)
+        return self._turn(lib.RWKVC_TURN_USER, text, think)
 
     def answer_part(self, text: str) -> str:
         """An answer as it stands in the history, its end included."""
-        if self.raw:
-            return text
-        text = text.strip()
-        return (f" {text}" if text else "") + self.separator
+        return self._turn(lib.RWKVC_TURN_ASSISTANT, text)
 
     def stops(self, think: str = "") -> tuple[str, ...]:
         """What ends an answer. A thought has paragraphs, so where one is asked for no blank line does."""
-        if not think_mode(think).lead or self.separator not in self.stop:
-            return self.stop
-        labels = (self.user, self.system, self.assistant)
-        return tuple(f"{self.separator}{label}:" for label in labels)
+        think_mode(think)
+        return _stops(self._words, think)
+
+    @cached_property
+    def _words(self) -> Any:
+        """The engine's template of the fields, without a Jinja text, which does not concern single turns."""
+        return _handle(replace(self, jinja="").to_bytes())
+
+    def _turn(self, turn: int, text: str, think: str = "") -> str:
+        data, mode, size = text.encode("utf-8", "surrogatepass"), think.encode(), ffi.new("uint64_t *")
+        room = len(data) + 256
+        while True:
+            out = ffi.new("char[]", room)
+            source = ffi.from_buffer("char[]", data)
+            check(lib.rwkvc_chat_template_turn(self._words, turn, source, len(data), mode, out, room, size))
+            if size[0] < room:
+                return bytes(ffi.buffer(out, size[0])).decode("utf-8", "surrogatepass")
+            room = size[0] + 1
+
+
+def _handle(data: bytes) -> Any:
+    made = ffi.new("rwkvc_chat_template **")
+    check(lib.rwkvc_chat_template_create(ffi.from_buffer("uint8_t[]", data), len(data), made))
+    return ffi.gc(made[0], lib.rwkvc_chat_template_destroy)
+
+
+def _string(text: Any) -> str:
+    return str(ffi.string(text).decode())
+
+
+def _stops(handle: Any, think: str) -> tuple[str, ...]:
+    found: list[str] = []
+    while (stop := lib.rwkvc_chat_template_stop(handle, think.encode(), len(found))) != ffi.NULL:
+        found.append(_string(stop))
+    return tuple(found)
+
+
+def _settings(handle: Any) -> dict[str, float]:
+    found: dict[str, float] = {}
+    name, value = ffi.new("const char **"), ffi.new("double *")
+    for i in range(_MAX_SETTINGS):
+        if lib.rwkvc_chat_template_setting(handle, i, name, value) != lib.RWKVC_OK:
+            break
+        found[_string(name[0])] = int(value[0]) if value[0].is_integer() else value[0]
+    return found
 
 
 _LABELS = ("name", "system", "user", "assistant", "separator")
-
-
-def _checked(found: dict[str, Any]) -> dict[str, Any]:
-    """The known fields of a parsed template, each of the right type."""
-    known = {f.name for f in fields(ChatTemplate)}
-    values = {name: value for name, value in found.items() if name in known}
-    for name in _LABELS:
-        if name in values and not (isinstance(values[name], str) and values[name]):
-            raise FormatError(f"the chat template's {name!r} must be text, and is {values[name]!r}")
-    if not isinstance(values.get("raw", False), bool) or not isinstance(values.get("jinja", ""), str):
-        raise FormatError("the chat template's 'raw' must be true or false, its 'jinja' text")
-    if "stop" in values:
-        stop = values["stop"]
-        if not isinstance(stop, list) or not all(isinstance(s, str) and s for s in stop):
-            raise FormatError(f"the chat template's 'stop' must be a list of texts, and is {stop!r}")
-        values["stop"] = tuple(stop)
-    if "sampling" in values:
-        sampling = values["sampling"]
-        if not isinstance(sampling, dict) or not all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) for v in sampling.values()
-        ):
-            raise FormatError(f"the chat template's 'sampling' must hold numbers by name, and is {sampling!r}")
-    return values
-
-
-_NAMED = {
-    "world": ChatTemplate(),
-    "world-paragraph": ChatTemplate(name="world-paragraph", stop=("\n\n",)),
-    "raw": ChatTemplate(name="raw", separator="", stop=(), raw=True),
-}
+_MAX_SETTINGS = 1000
+_NAMED = {name: ChatTemplate.from_bytes(name) for name in ("world", "world-paragraph", "raw")}

@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rwkv_cpu.engine import ffi, lib
 from rwkv_cpu.errors import ArgumentError
+from rwkv_cpu.reader import Reader
 
 __all__ = ["THINK_MODES", "Piece", "ThinkMode", "ThoughtSplitter", "think_mode"]
-
-_OPEN, _CLOSE = "<think", "</think"
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,18 @@ class ThinkMode:
     lead: str = ""
 
 
+def _modes() -> dict[str, ThinkMode]:
+    """The engine's, by name."""
+    found: dict[str, ThinkMode] = {}
+    mode = ffi.new("rwkvc_think_mode *")
+    while lib.rwkvc_think_mode_info(len(found), mode) == lib.RWKVC_OK:
+        name, remark, lead = (ffi.string(text).decode() for text in (mode.name, mode.remark, mode.lead))
+        found[name] = ThinkMode(remark, lead)
+    return found
+
+
 # "": as the model likes it, the mode of all models that do not think.
-THINK_MODES = {
-    "": ThinkMode(),
-    "off": ThinkMode(lead=_OPEN + ">" + _CLOSE),
-    "short": ThinkMode(" (think a bit)", _OPEN),
-    "on": ThinkMode(lead=_OPEN),
-    "long": ThinkMode(" (think a lot)", _OPEN),
-}
+THINK_MODES = _modes()
 
 
 def think_mode(name: str) -> ThinkMode:
@@ -62,56 +66,22 @@ class ThoughtSplitter:
     """
 
     def __init__(self, lead: str = "") -> None:
-        self._held = ""
-        self._part = "start"
-        self._lead = lead
+        self._reader = Reader(thoughts=True, lead=lead.encode())
 
     @property
     def thinking(self) -> bool:
         """Whether a thought has begun and not ended."""
-        return self._part == "thought"
+        return self._reader.thinking
 
     def feed(self, text: str) -> list[Piece]:
         """What is certain after this piece."""
-        self._held += self._lead + text
-        self._lead = ""
-        found: list[Piece] = []
-        if self._part == "start" and not self._opened():
-            return found
-        if self._part == "thought":
-            found += self._thought()
-        if self._part == "closing" and self._held:
-            self._held = self._held.removeprefix(">")
-            self._part = "answer"
-        if self._part == "answer" and self._held:
-            found.append(Piece(self._held, is_thought=False))
-            self._held = ""
-        return found
+        return _pieces(*self._reader.feed(text.encode("utf-8", "surrogatepass")))
 
     def flush(self) -> list[Piece]:
         """What is left when no more comes."""
-        held, self._held = self._held, ""
-        return [Piece(held, is_thought=self.thinking)] if held else []
+        return _pieces(*self._reader.finish())
 
-    def _opened(self) -> bool:
-        """Whether it is clear by now if there is a thought."""
-        begun = self._held.lstrip()
-        if begun.startswith(_OPEN):
-            if len(begun) == len(_OPEN):
-                return False
-            self._part, self._held = "thought", begun[len(_OPEN) :].removeprefix(">")
-            return True
-        if _OPEN.startswith(begun):
-            return False
-        self._part = "answer"
-        return True
 
-    def _thought(self) -> list[Piece]:
-        text, mark, rest = self._held.partition(_CLOSE)
-        if mark:
-            self._part, self._held = "closing", rest
-        else:
-            kept = next((n for n in range(len(_CLOSE) - 1, 0, -1) if text.endswith(_CLOSE[:n])), 0)
-            self._held = text[len(text) - kept :]
-            text = text[: len(text) - kept]
-        return [Piece(text, is_thought=True)] if text else []
+def _pieces(thought: bytes, text: bytes) -> list[Piece]:
+    parts = ((thought, True), (text, False))
+    return [Piece(part.decode("utf-8", "surrogatepass"), is_thought=is_thought) for part, is_thought in parts if part]

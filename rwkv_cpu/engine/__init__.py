@@ -7,7 +7,7 @@ src/rwkv_cpu.h documents what the functions do; names here are the same without 
 from .boundary import abi_version, check, ffi, lib, version
 from .context import Context, LogitsChoice, PartCost, SequenceRun, ValueReads
 from .hardware import IsaInfo, default_isa, default_threads, isas, prefault, read_ahead
-from .opened import OpenModel, StatePart
+from .opened import OpenModel
 from .packing import Dtype, GroupChoice, bits_per_weight, pack, pack_integers, packed_bytes, packed_panels, unpack
 from .tensors import (
     FORMAT_BYTES,
@@ -62,7 +62,6 @@ __all__ = [
     "OpenModel",
     "PartCost",
     "SequenceRun",
-    "StatePart",
     "TensorInfo",
     "ValueReads",
     "abi_version",

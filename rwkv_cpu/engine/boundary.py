@@ -23,27 +23,29 @@ if TYPE_CHECKING:
 
 __all__ = ["abi_version", "check", "checked", "ffi", "lib", "version"]
 
-_ERRORS: dict[int, tuple[type[errors.RwkvError], str]] = {
-    lib.RWKVC_E_ARGUMENT: (errors.ArgumentError, ""),
-    lib.RWKVC_E_FORMAT: (errors.FormatError, "Make or download the file again."),
-    lib.RWKVC_E_UNSUPPORTED: (errors.UnsupportedModelError, ""),
-    lib.RWKVC_E_SHAPE: (errors.ShapeError, "The checkpoint is incomplete or damaged, or not an RWKV model."),
-    lib.RWKVC_E_TOKEN: (errors.TokenError, "Encode text with the model's own tokenizer."),
-    lib.RWKVC_E_STATE: (errors.StateError, ""),
-    lib.RWKVC_E_NONFINITE: (errors.NonFiniteError, "The checkpoint is damaged or was saved after training diverged."),
-    lib.RWKVC_E_NOMEM: (errors.OutOfMemory, "Close other programs, or use a smaller model or format."),
-    lib.RWKVC_E_CANCELLED: (errors.Cancelled, ""),
-    lib.RWKVC_E_FORKED: (errors.ForkedError, "Load the model in the child process."),
+_ERRORS: dict[int, type[errors.RwkvError]] = {
+    lib.RWKVC_E_ARGUMENT: errors.ArgumentError,
+    lib.RWKVC_E_FORMAT: errors.FormatError,
+    lib.RWKVC_E_UNSUPPORTED: errors.UnsupportedModelError,
+    lib.RWKVC_E_SHAPE: errors.ShapeError,
+    lib.RWKVC_E_TOKEN: errors.TokenError,
+    lib.RWKVC_E_STATE: errors.StateError,
+    lib.RWKVC_E_NONFINITE: errors.NonFiniteError,
+    lib.RWKVC_E_NOMEM: errors.OutOfMemory,
+    lib.RWKVC_E_CANCELLED: errors.Cancelled,
+    lib.RWKVC_E_FORKED: errors.ForkedError,
+    lib.RWKVC_E_NOT_FOUND: errors.ModelNotFoundError,
+    lib.RWKVC_E_IO: errors.RwkvError,
 }
 
 
 def check(status: int, where: str = "") -> None:
-    """Raise the error that *status* stands for, with the engine's text; *where* names a file."""
+    """Raise the error that *status* stands for, with the engine's text and hint; *where* names a file."""
     if status == lib.RWKVC_OK:
         return
     text = ffi.string(lib.rwkvc_last_error()).decode("utf-8", "replace")
-    kind, hint = _ERRORS[status]
-    raise kind(f"{where}: {text}" if where else text, hint=hint)
+    hint = ffi.string(lib.rwkvc_last_hint()).decode()
+    raise _ERRORS[status](f"{where}: {text}" if where else text, hint=hint)
 
 
 def version() -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .boundary import check, ffi, lib
@@ -12,16 +11,6 @@ from .tensors import Config, TensorInfo
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class StatePart:
-    """One part of every layer's state: ``shape`` floats at ``offset + layer * layer_stride``."""
-
-    name: str
-    offset: int
-    layer_stride: int
-    shape: tuple[int, ...]
 
 
 class OpenModel:
@@ -58,14 +47,11 @@ class OpenModel:
             return None
         return memoryview(ffi.buffer(data, size[0])).toreadonly()
 
-    def state_parts(self) -> list[StatePart]:
-        """The layout of a state."""
-        found: list[StatePart] = []
-        part = ffi.new("rwkvc_state_part *")
-        while lib.rwkvc_state_part_info(self.raw, len(found), part) == lib.RWKVC_OK:
-            shape = tuple(part.shape[0 : part.n_dims])
-            found.append(StatePart(ffi.string(part.name).decode(), part.offset, part.layer_stride, shape))
-        return found
+    def describe_state(self) -> Any:
+        """An ``rwkvc_state_layout *``: what states look like, and which model this is."""
+        layout = ffi.new("rwkvc_state_layout *")
+        lib.rwkvc_state_describe(self.raw, layout)
+        return layout
 
     def init_state(self, state: NDArray[np.float32]) -> None:
         """Write the state before the first token."""

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import TYPE_CHECKING
+
+from rwkv_cpu.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["DecodeStream"]
-
-_new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class DecodeStream:
@@ -29,7 +28,7 @@ class DecodeStream:
     def __init__(self, piece_of: Callable[[int], bytes], first_piece_of: Callable[[int], bytes] | None = None) -> None:
         self._piece_of = piece_of
         self._first_piece_of = first_piece_of
-        self._decoder = _new_decoder("replace")
+        self._reader = Reader(decode=True)
 
     def step(self, token: int) -> str:
         """The text that *token* completes; "" while a character is incomplete.
@@ -41,8 +40,8 @@ class DecodeStream:
         if self._first_piece_of is not None and piece:
             piece = self._first_piece_of(token)
             self._first_piece_of = None
-        return self._decoder.decode(piece)
+        return self._reader.feed(piece)[1].decode()
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an incomplete character, else ""."""
-        return self._decoder.decode(b"", final=True)
+        return self._reader.finish()[1].decode()

@@ -70,14 +70,17 @@ int rwkvc_populate(const void *bytes, uint64_t size_bytes, char *reason, size_t 
 
 /* --------------------------------------------------------------------------------------- files */
 
-/* A file as memory, read-only and shared with every process that maps it. */
-typedef struct {
-    const uint8_t *bytes;
-    uint64_t size_bytes;
-} rwkvc_mapping;
-/* `path` is UTF-8 on every system. False: the file cannot be opened, is no plain file or is empty; reason[] says why. */
-bool rwkvc_map_file(const char *path, rwkvc_mapping *mapping, char *reason, size_t reason_bytes);
+/* Paths are UTF-8 on every system. What fails is E_NOT_FOUND, E_IO (also: no plain file), E_FORMAT (empty) or E_NOMEM, and
+ * reason[] says why, in the system's words. */
+rwkvc_status rwkvc_map_file(const char *path, rwkvc_mapping *mapping, char *reason, size_t reason_bytes);
 void rwkvc_unmap_file(rwkvc_mapping *mapping);
+/* The first `most` bytes of a file, in memory for rwkvc_free. */
+rwkvc_status rwkvc_read_file(const char *path, uint64_t most, uint8_t **bytes, uint64_t *size_bytes, char *reason,
+                             size_t reason_bytes);
+/* Replace a file at once and whole: under a temporary name beside it, synced, renamed. What was there stays if that
+ * fails, and nothing else. */
+rwkvc_status rwkvc_write_file(const char *path, const uint8_t *bytes, uint64_t size_bytes, char *reason,
+                              size_t reason_bytes);
 
 #if defined(__GNUC__) || defined(__clang__)
 #pragma GCC visibility pop

@@ -82,34 +82,140 @@ void rwkvc_wish_read_ahead(const void *bytes, uint64_t size_bytes) {
     madvise((void *)((uintptr_t)bytes - before), (size_t)(size_bytes + before), MADV_WILLNEED);
 }
 
-bool rwkvc_map_file(const char *path, rwkvc_mapping *mapping, char *reason, size_t reason_bytes) {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
+/* -------------------------------------------------------------------------------------- files */
+
+enum { NAMES_TO_TRY = 100 };
+
+/* Of errno. */
+static rwkvc_status say(char *reason, size_t reason_bytes) {
+    int error = errno;
+    snprintf(reason, reason_bytes, "%s", strerror(error));
+    return error == ENOENT || error == ENOTDIR ? RWKVC_E_NOT_FOUND : error == ENOMEM ? RWKVC_E_NOMEM : RWKVC_E_IO;
+}
+
+static rwkvc_status not_plain(mode_t mode, char *reason, size_t reason_bytes) {
+    snprintf(reason, reason_bytes, S_ISDIR(mode) ? "this is a directory" : "this is not a plain file");
+    return RWKVC_E_IO;
+}
+
+/* A plain file's descriptor and size. O_NONBLOCK: not to wait for the other end of a pipe. */
+static rwkvc_status open_plain(const char *path, int *file, uint64_t *size_bytes, char *reason, size_t reason_bytes) {
     struct stat about;
-    const char *why = NULL;
-    *mapping = (rwkvc_mapping){0};
-    if (file < 0 || fstat(file, &about))
-        why = strerror(errno);
+    *file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*file < 0) return say(reason, reason_bytes);
+    rwkvc_status status = RWKVC_OK;
+    if (fstat(*file, &about))
+        status = say(reason, reason_bytes);
     else if (!S_ISREG(about.st_mode))
-        why = "not a plain file";
-    else if (about.st_size <= 0)
-        why = "the file is empty";
-    else if ((uint64_t)about.st_size > SIZE_MAX)
-        why = "the file is larger than this system's memory can be";
-    if (!why) {
-        void *bytes = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, file, 0);
+        status = not_plain(about.st_mode, reason, reason_bytes);
+    if (status)
+        close(*file);
+    else
+        *size_bytes = (uint64_t)about.st_size;
+    return status;
+}
+
+rwkvc_status rwkvc_map_file(const char *path, rwkvc_mapping *mapping, char *reason, size_t reason_bytes) {
+    int file;
+    uint64_t size;
+    *mapping = (rwkvc_mapping){0};
+    rwkvc_status status = open_plain(path, &file, &size, reason, reason_bytes);
+    if (status) return status;
+    if (size == 0) {
+        snprintf(reason, reason_bytes, "the file is empty");
+        status = RWKVC_E_FORMAT;
+    } else if (size > SIZE_MAX) {
+        snprintf(reason, reason_bytes, "the file is larger than this system's memory can be");
+        status = RWKVC_E_NOMEM;
+    } else {
+        void *bytes = mmap(NULL, (size_t)size, PROT_READ, MAP_SHARED, file, 0);
         if (bytes == MAP_FAILED)
-            why = strerror(errno);
+            status = say(reason, reason_bytes);
         else
-            *mapping = (rwkvc_mapping){bytes, (uint64_t)about.st_size};
+            *mapping = (rwkvc_mapping){bytes, size};
     }
-    if (file >= 0) close(file);
-    if (why) snprintf(reason, reason_bytes, "%s", why);
-    return !why;
+    close(file);
+    /* Lets the system read and map 2 MB at a time where the file system can. */
+    if (!status) rwkvc_wish_huge_pages((void *)(uintptr_t)mapping->bytes, (size_t)size);
+    return status;
 }
 
 void rwkvc_unmap_file(rwkvc_mapping *mapping) {
     if (mapping->bytes) munmap((void *)(uintptr_t)mapping->bytes, (size_t)mapping->size_bytes);
     *mapping = (rwkvc_mapping){0};
+}
+
+rwkvc_status rwkvc_read_file(const char *path, uint64_t most, uint8_t **bytes, uint64_t *size_bytes, char *reason,
+                             size_t reason_bytes) {
+    int file;
+    uint64_t size;
+    *bytes = NULL;
+    *size_bytes = 0;
+    rwkvc_status status = open_plain(path, &file, &size, reason, reason_bytes);
+    if (status) return status;
+    size = rwkvc_min(size, most);
+    uint8_t *memory = rwkvc_alloc(size);
+    errno = ENOMEM;
+    if (!memory) status = say(reason, reason_bytes);
+    while (!status && *size_bytes < size) {
+        ssize_t n = read(file, memory + *size_bytes, (size_t)rwkvc_min(size - *size_bytes, 1 << 30));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) status = say(reason, reason_bytes);
+        if (n <= 0) break; /* 0: it became shorter, and what is in it will not make sense */
+        *size_bytes += (uint64_t)n;
+    }
+    close(file);
+    if (status)
+        rwkvc_free(memory);
+    else
+        *bytes = memory;
+    return status;
+}
+
+/* A new file beside path; its name goes to name[room]. */
+static int open_beside(const char *path, char *name, size_t room) {
+    const char *slash = strrchr(path, '/');
+    size_t folder = slash ? (size_t)(slash - path) + 1 : 0;
+    for (unsigned i = 0; i < NAMES_TO_TRY; i++) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        uint32_t tag = ((uint32_t)now.tv_nsec + i) * 2654435761u + (uint32_t)getpid();
+        snprintf(name, room, "%.*s.%s.%08x.part", (int)folder, path, path + folder, tag);
+        int file = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (file >= 0 || errno != EEXIST) return file;
+    }
+    return -1;
+}
+
+static bool write_all(int file, const uint8_t *bytes, uint64_t size) {
+    while (size) {
+        ssize_t n = write(file, bytes, (size_t)rwkvc_min(size, 1 << 30));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return false;
+        bytes += n;
+        size -= (uint64_t)n;
+    }
+    return fsync(file) == 0;
+}
+
+rwkvc_status rwkvc_write_file(const char *path, const uint8_t *bytes, uint64_t size_bytes, char *reason,
+                              size_t reason_bytes) {
+    struct stat about;
+    if (stat(path, &about) == 0 && !S_ISREG(about.st_mode)) return not_plain(about.st_mode, reason, reason_bytes);
+    size_t room = strlen(path) + sizeof "..01234567.part";
+    char *name = rwkvc_alloc(room);
+    errno = ENOMEM;
+    if (!name) return say(reason, reason_bytes);
+    int file = open_beside(path, name, room);
+    rwkvc_status status = file < 0 ? say(reason, reason_bytes) : RWKVC_OK;
+    if (!status) {
+        if (!write_all(file, bytes, size_bytes)) status = say(reason, reason_bytes);
+        if (close(file) && !status) status = say(reason, reason_bytes);
+        if (!status && rename(name, path)) status = say(reason, reason_bytes);
+        if (status) unlink(name);
+    }
+    rwkvc_free(name);
+    return status ? RWKVC_E_IO : RWKVC_OK;
 }
 #else
 typedef int rwkvc_no_posix; /* a unit of C must not be empty */

@@ -112,6 +112,8 @@ int rwkvc_populate(const void *bytes, uint64_t size_bytes, char *reason, size_t 
 
 /* --------------------------------------------------------------------------------------- files */
 
+enum { NAMES_TO_TRY = 100 };
+
 static wchar_t *wide(const char *text) {
     int n = MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, text, -1, NULL, 0);
     wchar_t *found = n > 0 ? malloc((size_t)n * sizeof *found) : NULL;
@@ -140,7 +142,7 @@ static wchar_t *long_path(const char *path) {
     return found;
 }
 
-static bool say(DWORD error, char *reason, size_t reason_bytes) {
+static rwkvc_status say(DWORD error, char *reason, size_t reason_bytes) {
     wchar_t text[256];
     DWORD n =
         FormatMessageW(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, NULL, error, 0, text, 255, NULL);
@@ -148,42 +150,147 @@ static bool say(DWORD error, char *reason, size_t reason_bytes) {
     text[n] = L'\0';
     if (!n || !WideCharToMultiByte(CP_UTF8, 0, text, -1, reason, (int)reason_bytes, NULL, NULL))
         snprintf(reason, reason_bytes, "error %lu", error);
-    return false;
+    bool missing = error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND || error == ERROR_INVALID_NAME;
+    return missing ? RWKVC_E_NOT_FOUND : error == ERROR_NOT_ENOUGH_MEMORY ? RWKVC_E_NOMEM : RWKVC_E_IO;
 }
 
-/* The view keeps the file open; its handles are not needed any more. Others may read, rename or delete it meanwhile. */
-bool rwkvc_map_file(const char *path, rwkvc_mapping *mapping, char *reason, size_t reason_bytes) {
-    *mapping = (rwkvc_mapping){0};
+static rwkvc_status not_utf8(char *reason, size_t reason_bytes) {
+    snprintf(reason, reason_bytes, "the path is not UTF-8");
+    return RWKVC_E_IO;
+}
+
+/* A plain file's handle and size. A directory can be opened with BACKUP_SEMANTICS only, and then says what it is. Others
+ * may read, rename or delete the file meanwhile. */
+static rwkvc_status open_plain(const char *path, HANDLE *file, uint64_t *size_bytes, char *reason,
+                               size_t reason_bytes) {
     wchar_t *name = long_path(path);
-    if (!name) {
-        snprintf(reason, reason_bytes, "the path is not UTF-8");
-        return false;
-    }
-    HANDLE file = CreateFileW(name, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
-                              FILE_ATTRIBUTE_NORMAL, NULL);
+    if (!name) return not_utf8(reason, reason_bytes);
+    *file = CreateFileW(name, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING,
+                        FILE_FLAG_BACKUP_SEMANTICS, NULL);
     DWORD error = GetLastError();
     free(name);
-    if (file == INVALID_HANDLE_VALUE) return say(error, reason, reason_bytes);
-    LARGE_INTEGER size;
-    HANDLE section = NULL;
+    if (*file == INVALID_HANDLE_VALUE) return say(error, reason, reason_bytes);
+    BY_HANDLE_FILE_INFORMATION about;
+    rwkvc_status status = RWKVC_E_IO;
+    if (GetFileType(*file) != FILE_TYPE_DISK)
+        snprintf(reason, reason_bytes, "this is not a plain file");
+    else if (!GetFileInformationByHandle(*file, &about))
+        status = say(GetLastError(), reason, reason_bytes);
+    else if (about.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY)
+        snprintf(reason, reason_bytes, "this is a directory");
+    else {
+        *size_bytes = (uint64_t)about.nFileSizeHigh << 32 | about.nFileSizeLow;
+        status = RWKVC_OK;
+    }
+    if (status) CloseHandle(*file);
+    return status;
+}
+
+/* The view keeps the file open; its handles are not needed any more. */
+rwkvc_status rwkvc_map_file(const char *path, rwkvc_mapping *mapping, char *reason, size_t reason_bytes) {
+    HANDLE file, section = NULL;
+    uint64_t size = 0;
     const void *bytes = NULL;
-    if (!GetFileSizeEx(file, &size) || GetFileType(file) != FILE_TYPE_DISK)
-        snprintf(reason, reason_bytes, "not a plain file");
-    else if (size.QuadPart == 0)
+    *mapping = (rwkvc_mapping){0};
+    rwkvc_status status = open_plain(path, &file, &size, reason, reason_bytes);
+    if (status) return status;
+    if (size == 0) {
         snprintf(reason, reason_bytes, "the file is empty");
-    else if (!(section = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL)) ||
-             !(bytes = MapViewOfFile(section, FILE_MAP_READ, 0, 0, 0)))
-        say(GetLastError(), reason, reason_bytes);
+        status = RWKVC_E_FORMAT;
+    } else if (!(section = CreateFileMappingW(file, NULL, PAGE_READONLY, 0, 0, NULL)) ||
+               !(bytes = MapViewOfFile(section, FILE_MAP_READ, 0, 0, 0)))
+        status = say(GetLastError(), reason, reason_bytes);
     else
-        *mapping = (rwkvc_mapping){bytes, (uint64_t)size.QuadPart};
+        *mapping = (rwkvc_mapping){bytes, size};
     if (section) CloseHandle(section);
     CloseHandle(file);
-    return bytes != NULL;
+    return status;
 }
 
 void rwkvc_unmap_file(rwkvc_mapping *mapping) {
     if (mapping->bytes) UnmapViewOfFile(mapping->bytes);
     *mapping = (rwkvc_mapping){0};
+}
+
+rwkvc_status rwkvc_read_file(const char *path, uint64_t most, uint8_t **bytes, uint64_t *size_bytes, char *reason,
+                             size_t reason_bytes) {
+    HANDLE file;
+    uint64_t size = 0;
+    *bytes = NULL;
+    *size_bytes = 0;
+    rwkvc_status status = open_plain(path, &file, &size, reason, reason_bytes);
+    if (status) return status;
+    size = rwkvc_min(size, most);
+    uint8_t *memory = rwkvc_alloc(size);
+    if (!memory) status = say(ERROR_NOT_ENOUGH_MEMORY, reason, reason_bytes);
+    while (!status && *size_bytes < size) {
+        DWORD n = 0;
+        if (!ReadFile(file, memory + *size_bytes, (DWORD)rwkvc_min(size - *size_bytes, 1 << 30), &n, NULL))
+            status = say(GetLastError(), reason, reason_bytes);
+        if (n == 0) break;
+        *size_bytes += n;
+    }
+    CloseHandle(file);
+    if (status)
+        rwkvc_free(memory);
+    else
+        *bytes = memory;
+    return status;
+}
+
+/* A new file beside path; its name goes to name[room]. */
+static HANDLE open_beside(const wchar_t *path, wchar_t *name, size_t room) {
+    size_t folder = wcslen(path);
+    while (folder && !wcschr(L"/\\:", path[folder - 1])) folder--;
+    for (unsigned i = 0; i < NAMES_TO_TRY; i++) {
+        LARGE_INTEGER now;
+        QueryPerformanceCounter(&now);
+        uint32_t tag = ((uint32_t)now.QuadPart + i) * 2654435761u + (uint32_t)GetCurrentProcessId();
+        swprintf(name, room, L"%.*ls.%ls.%08x.part", (int)folder, path, path + folder, (unsigned)tag);
+        HANDLE file = CreateFileW(name, GENERIC_WRITE, 0, NULL, CREATE_NEW, FILE_ATTRIBUTE_NORMAL, NULL);
+        if (file != INVALID_HANDLE_VALUE || GetLastError() != ERROR_FILE_EXISTS) return file;
+    }
+    return INVALID_HANDLE_VALUE;
+}
+
+static bool write_all(HANDLE file, const uint8_t *bytes, uint64_t size) {
+    while (size) {
+        DWORD n = 0;
+        if (!WriteFile(file, bytes, (DWORD)rwkvc_min(size, 1 << 30), &n, NULL)) return false;
+        bytes += n;
+        size -= n;
+    }
+    return FlushFileBuffers(file);
+}
+
+static rwkvc_status write_to(const wchar_t *target, wchar_t *name, size_t room, const uint8_t *bytes, uint64_t size,
+                             char *reason, size_t reason_bytes) {
+    HANDLE file = open_beside(target, name, room);
+    if (file == INVALID_HANDLE_VALUE) return say(GetLastError(), reason, reason_bytes);
+    rwkvc_status status = write_all(file, bytes, size) ? RWKVC_OK : say(GetLastError(), reason, reason_bytes);
+    CloseHandle(file);
+    if (!status && !MoveFileExW(name, target, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH))
+        status = say(GetLastError(), reason, reason_bytes);
+    if (status) DeleteFileW(name);
+    return status;
+}
+
+rwkvc_status rwkvc_write_file(const char *path, const uint8_t *bytes, uint64_t size_bytes, char *reason,
+                              size_t reason_bytes) {
+    wchar_t *target = long_path(path);
+    if (!target) return not_utf8(reason, reason_bytes);
+    DWORD attributes = GetFileAttributesW(target);
+    size_t room = wcslen(target) + sizeof "..01234567.part";
+    wchar_t *name = malloc(room * sizeof *name);
+    rwkvc_status status = RWKVC_E_IO;
+    if (attributes != INVALID_FILE_ATTRIBUTES && attributes & FILE_ATTRIBUTE_DIRECTORY)
+        snprintf(reason, reason_bytes, "this is a directory");
+    else
+        status = name ? write_to(target, name, room, bytes, size_bytes, reason, reason_bytes)
+                      : say(ERROR_NOT_ENOUGH_MEMORY, reason, reason_bytes);
+    free(name);
+    free(target);
+    return status ? RWKVC_E_IO : RWKVC_OK;
 }
 #else
 typedef int rwkvc_no_windows; /* a unit of C must not be empty */

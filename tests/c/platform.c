@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "app/digest.h"
 #include "platform/platform.h"
 
 enum { ROUNDS = 1000, MEGABYTE = 1 << 20 };
@@ -13,7 +14,7 @@ enum { ROUNDS = 1000, MEGABYTE = 1 << 20 };
 static void show_file(const char *path) {
     rwkvc_mapping mapping;
     char reason[256] = "";
-    if (!rwkvc_map_file(path, &mapping, reason, sizeof reason)) {
+    if (rwkvc_map_file(path, &mapping, reason, sizeof reason)) {
         printf("refused %s\n", reason);
         return;
     }
@@ -23,7 +24,7 @@ static void show_file(const char *path) {
         printf("refused %s\n", rwkvc_last_error());
     else
         printf("mapped %llu %u %08x\n", (unsigned long long)mapping.size_bytes, mapping.bytes[mapping.size_bytes - 1],
-               (unsigned)rwkvc_crc32(mapping.bytes, first));
+               (unsigned)rwkvc_crc32_of(0, mapping.bytes, first));
     rwkvc_unmap_file(&mapping);
 }
 

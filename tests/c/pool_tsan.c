@@ -104,7 +104,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: pool_tsan MODEL.rwkv\n");
         return 2;
     }
-    if (!rwkvc_map_file(argv[1], &mapping, reason, sizeof reason)) fail(reason);
+    if (rwkvc_map_file(argv[1], &mapping, reason, sizeof reason)) fail(reason);
     if (rwkvc_model_open(mapping.bytes, mapping.size_bytes, &opened)) fail(argv[1]);
     model = opened;
     rwkvc_config config;

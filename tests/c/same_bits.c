@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "app/digest.h"
 #include "platform/platform.h"
 
 enum { THREADS = 2, PROMPT = 17, SEQUENCES = 3 };
@@ -115,7 +116,7 @@ static bool run_all(const char *path) {
     rwkvc_mapping mapping;
     rwkvc_model *model;
     char reason[256];
-    if (!rwkvc_map_file(path, &mapping, reason, sizeof reason)) fail(reason);
+    if (rwkvc_map_file(path, &mapping, reason, sizeof reason)) fail(reason);
     if (rwkvc_model_open(mapping.bytes, mapping.size_bytes, &model)) fail(path);
     checksums expected = run(model, "scalar");
     bool same = true;

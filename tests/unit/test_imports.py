@@ -19,7 +19,7 @@ LAYERS = [
     {"errors", "_version"},
     {"config", "memory", "softmax", "textfile"},
     {"engine", "checkpoint"},
-    {"cancel", "modelfile"},
+    {"cancel", "modelfile", "reader"},
     {"tokenizer", "state", "preload", "scheduler", "asynchronous"},
     {"model", "prefix_cache"},
     {"generation", "quantize"},
