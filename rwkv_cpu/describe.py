@@ -30,7 +30,7 @@ _TOKENIZER = "tokenizer."
 
 def describe_machine() -> dict[str, Any]:
     """Version, processor, instruction sets (the chosen one and why), threads, memory, where things are kept."""
-    from rwkv_cpu.loading import bundled_model, cache_directory
+    from rwkv_cpu.places import bundled_model, cache_directory, models_directory
 
     forced = os.environ.get("RWKV_CPU_ISA", "")
     try:
@@ -52,6 +52,7 @@ def describe_machine() -> dict[str, Any]:
         "memory_available_bytes": memory.available_bytes(),
         "bundled_model": str(bundled_model()),
         "cache_directory": str(cache_directory()),
+        "models_directory": str(models_directory()),
     }
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a user types to a .rwkv file: the bundled model's name, a .rwkv as it is, or a checkpoint.
+"""From what a user types to a .rwkv file: a path or the name of a model that places.py finds, a .rwkv or a checkpoint.
 
 A checkpoint is converted once, into the user's cache directory, and found there again as long as neither it nor
-this package changed. RWKV_CPU_HOME names another place for everything that this package keeps.
+this package changed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from rwkv_cpu._version import __version__
 from rwkv_cpu.checkpoint.recognise import kind_of
 from rwkv_cpu.errors import ArgumentError, Cancelled, FormatError, ModelNotFoundError, RwkvError
 from rwkv_cpu.modelfile import read_header
+from rwkv_cpu.places import DEMO, MODEL_SUFFIXES, bundled_model, cache_directory, find_models, named_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rwkv_cpu.cancel import CancelToken
 
-__all__ = ["DEMO", "CachedModel", "cache_directory", "cached_models", "clear_cache", "resolve"]
+__all__ = ["CachedModel", "cached_models", "clear_cache", "path_of", "resolve"]
 
-DEMO = "demo"
 _log = logging.getLogger("rwkv_cpu")
 _DEFAULT_FORMAT = "q8"
 _LOCK_SECONDS = 0.1
-MODEL_SUFFIXES = (".rwkv", ".pth", ".safetensors", ".st", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ def resolve(
     """The .rwkv file for a name or a path; converts a checkpoint unless that was done before.
 
     Args:
-        name_or_path: "demo", a .rwkv file or a checkpoint.
+        name_or_path: a .rwkv file or a checkpoint; if there is none of this name, "demo" or one that
+            places.find_models() lists.
         format: for a checkpoint "q8" (default), "q6", "q5", "q4", "f16" or "f32"; for a .rwkv file None, or what it is.
         adapter: for a checkpoint: merged into it.
         on_progress: called with (bytes done, bytes in all) while converting.
@@ -71,7 +71,7 @@ def resolve(
     Raises: ModelNotFoundError (naming the model files that are there), everything quantize() raises, and
         ArgumentError: a .rwkv file stored in another format than asked for, or with an adapter.
     """
-    path = bundled_model() if name_or_path == DEMO else Path(name_or_path).expanduser()
+    path = path_of(name_or_path)
     try:
         kind = kind_of(path)
     except ModelNotFoundError:
@@ -91,9 +91,12 @@ def resolve(
     return _converted(path, format or _DEFAULT_FORMAT, adapter, on_progress, cancel)
 
 
-def bundled_model() -> Path:
-    """The demonstration model that comes with the package."""
-    return Path(__file__).parent / "data" / "demo.rwkv"
+def path_of(name_or_path: str | os.PathLike[str]) -> Path:
+    """Where a name or path leads: to the file, or to a place where nothing is."""
+    if name_or_path == DEMO:
+        return bundled_model()
+    path = Path(name_or_path).expanduser()
+    return path if path.exists() else named_model(os.fspath(name_or_path)) or path
 
 
 def _not_found(asked: str | os.PathLike[str], path: Path) -> ModelNotFoundError:
@@ -109,6 +112,8 @@ def _not_found(asked: str | os.PathLike[str], path: Path) -> ModelNotFoundError:
         names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         where = "here" if folder == Path() else f"in {folder}"
         hint = f"Model files {where}: {names}. The bundled model is called {DEMO!r}."
+    elif path.name == os.fspath(asked) and (known := [model.name for model in find_models()]):
+        hint = f"Models that have a name here: {', '.join(known[:5])}."
     else:
         hint = f"Give the path of a .rwkv file or of a checkpoint, or {DEMO!r} for the bundled model."
     return ModelNotFoundError(f"no model called {os.fspath(asked)!r}", hint=hint)
@@ -125,19 +130,6 @@ class CachedModel:
     source: str
     format: str
     size_bytes: int
-
-
-def cache_directory() -> Path:
-    """Where converted checkpoints go. It may not exist yet."""
-    home = os.environ.get("RWKV_CPU_HOME")
-    if home:
-        return Path(home).expanduser() / "cache"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        return base / "rwkv_cpu" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rwkv_cpu"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwkv_cpu"
 
 
 def cached_models() -> list[CachedModel]:

@@ -394,11 +394,20 @@ class Chat:
             self._lock.release()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Model, *, state: State | None = None) -> Chat:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: Model,
+        *,
+        state: State | None = None,
+        snapshot_bytes: int = DEFAULT_SNAPSHOT_BYTES,
+        disk_bytes: int = DEFAULT_DISK_BYTES,
+    ) -> Chat:
         """A saved conversation, to go on with *model* (any model: the text is what is kept).
 
         Args:
             state: what it began with, if that was not the model's own starting state.
+            snapshot_bytes, disk_bytes: as for a new one.
 
         Raises:
             FormatError: no such conversation file, or a damaged one.
@@ -406,7 +415,7 @@ class Chat:
         """
         from rwkv_cpu.chat import store
 
-        return store.load(path, model, state)
+        return store.load(path, model, state, snapshot_bytes=snapshot_bytes, disk_bytes=disk_bytes)
 
     def params_with(self, changes: dict[str, Any]) -> SamplingParams:
         """The chat's params with some fields changed.

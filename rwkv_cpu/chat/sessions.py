@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from rwkv_cpu.chat.conversation import DEFAULT_DISK_BYTES, DEFAULT_SNAPSHOT_BYTES, Chat, Unanswered
 from rwkv_cpu.chat.history import Turn, are_ids
 from rwkv_cpu.chat.journal import FILE_NAME, Journal, replay
-from rwkv_cpu.chat.places import sessions_directory
 from rwkv_cpu.chat.shelf import StateShelf
 from rwkv_cpu.chat.store import start_mark, tokenizer_mark
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.errors import ArgumentError, FormatError, RwkvError
+from rwkv_cpu.places import sessions_directory
 
 if TYPE_CHECKING:
     from pathlib import Path

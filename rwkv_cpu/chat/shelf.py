@@ -17,8 +17,8 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from rwkv_cpu.chat.places import spill_directory
 from rwkv_cpu.errors import RwkvError, StateError
+from rwkv_cpu.places import spill_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

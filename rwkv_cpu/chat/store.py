@@ -91,10 +91,11 @@ def _replaced(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def load(path: str | os.PathLike[str], model: Model, start: State | None = None) -> Chat:
+def load(path: str | os.PathLike[str], model: Model, start: State | None = None, **limits: int) -> Chat:
     """Read what save() wrote.
 
     Args:
+        limits: snapshot_bytes and disk_bytes of the new Chat.
         start: what the conversation began with; with another one than it had, it is read again from that.
 
     Raises:
@@ -114,6 +115,7 @@ def load(path: str | os.PathLike[str], model: Model, start: State | None = None)
             template=ChatTemplate.from_bytes(json.dumps(document["template"])) if "template" in document else None,
             state=start,
             think=_typed(document, "think", str, ""),
+            **limits,
         )
         chat.params = chat.params_with(_typed(document, "params", dict, {}))
         turns = [_turn(t) for t in _typed(document, "turns", list, [])]

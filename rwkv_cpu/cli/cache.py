@@ -26,8 +26,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @json_option
 def list_cache(as_json: bool) -> None:
     """Show what is kept, and where."""
-    from rwkv_cpu.loading import cache_directory, cached_models
+    from rwkv_cpu.loading import cached_models
     from rwkv_cpu.memory import human_bytes
+    from rwkv_cpu.places import cache_directory
 
     folder, models = cache_directory(), cached_models()
     total = sum(model.size_bytes for model in models)
@@ -46,8 +47,9 @@ def list_cache(as_json: bool) -> None:
 @json_option
 def clear(as_json: bool) -> None:
     """Delete all of it. Models are converted again when they are next opened."""
-    from rwkv_cpu.loading import cache_directory, clear_cache
+    from rwkv_cpu.loading import clear_cache
     from rwkv_cpu.memory import human_bytes
+    from rwkv_cpu.places import cache_directory
 
     freed = clear_cache()
     if as_json:

@@ -30,10 +30,10 @@ def command(file: str | None, tensors: bool, verify: bool, as_json: bool) -> Non
         click.echo(json.dumps(found) if as_json else _machine_text(found))
         return
     from rwkv_cpu.describe import describe_file, verify_file
-    from rwkv_cpu.loading import DEMO, bundled_model
+    from rwkv_cpu.loading import path_of
     from rwkv_cpu.terminal.progress import run_with_progress
 
-    path = str(bundled_model()) if file == DEMO else file
+    path = str(path_of(file))
     found = describe_file(path, tensors=tensors)
     if verify:
         found["verified_tensors"] = run_with_progress("Verifying", lambda progress, _: verify_file(path, progress))
@@ -56,6 +56,7 @@ def _machine_text(found: dict[str, Any]) -> str:
         ("threads", f"{found['threads']} of {found['logical_cpus']} logical CPUs"),
         ("memory", f"{human_bytes(available)} available" if available is not None else "unknown"),
         ("model", found["bundled_model"]),
+        ("your models", found["models_directory"]),
         ("cache", found["cache_directory"]),
     ]
     return _aligned(rows)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkv_cpu import memory
@@ -38,9 +37,10 @@ def open_model(
         RwkvError, OSError: as Model.load.
         Cancelled: Ctrl-C.
     """
+    from rwkv_cpu.loading import path_of
     from rwkv_cpu.model import Model
 
-    path = Path(name)
+    path = path_of(name)
     forecast = memory.forecast_file(path, format=weight_format or "q8") if path.is_file() else None
     if forecast is not None and forecast.warning:
         warn(forecast.warning, forecast.hint)

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Protocol
 
-from rwkv_cpu.chat.places import user_directory
+from rwkv_cpu.places import user_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

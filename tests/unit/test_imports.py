@@ -16,7 +16,7 @@ SOURCES = {"rwkv_cpu": CHECKOUT / "rwkv_cpu", "rwkv_cpu.quantize": CHECKOUT / "q
 
 # A unit may import units of lower layers, and its own. cli → chat → generation → model → engine.
 LAYERS = [
-    {"errors", "_version"},
+    {"errors", "_version", "places"},
     {"config", "memory", "softmax", "textfile"},
     {"engine", "checkpoint"},
     {"cancel", "modelfile", "reader"},
@@ -47,6 +47,7 @@ OWNERS = {
     "gguf": {"checkpoint"},
     "jinja2": {"chat"},
     "llm": {"compat"},
+    "platformdirs": {"places"},
     "pydantic": {"compat"},
     "torch": set(),
 }

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from rwkv_cpu.cli.quantize import command
 from rwkv_cpu.describe import describe_file, verify_file
-from rwkv_cpu.loading import bundled_model
+from rwkv_cpu.places import bundled_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,8 @@ from rwkv_cpu import loading
 from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.describe import describe_file
 from rwkv_cpu.errors import ArgumentError, Cancelled, FormatError, ModelNotFoundError, RwkvError
-from rwkv_cpu.loading import bundled_model, cache_directory, cached_models, clear_cache, resolve
+from rwkv_cpu.loading import cached_models, clear_cache, resolve
+from rwkv_cpu.places import bundled_model, cache_directory
 from tests.pth_writer import rwkv7_tensors, write_checkpoint
 
 
@@ -105,8 +106,8 @@ def test_eight_threads_convert_once(checkpoint: Path, monkeypatch: pytest.Monkey
 
 def test_two_processes_do_not_convert_at_once(checkpoint: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom rwkv_cpu import loading\n"
-        "folder = loading.cache_directory()\nfolder.mkdir(parents=True)\n"
+        "import sys\nfrom rwkv_cpu import loading, places\n"
+        "folder = places.cache_directory()\nfolder.mkdir(parents=True)\n"
         "with loading._locked(folder, None):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     )
     monkeypatch.setattr(loading, "_LOCK_SECONDS", 0.005)
@@ -154,15 +155,3 @@ def test_clearing_frees_everything_and_a_mapped_model_stays_usable(checkpoint: P
     size = path.stat().st_size
     assert clear_cache() == size + 1000
     assert cached_models() == []
-
-
-def test_the_cache_lies_where_the_system_wants_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("RWKV_CPU_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert cache_directory() == tmp_path / "xdg" / "rwkv_cpu"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert cache_directory() == Path.home() / "Library" / "Caches" / "rwkv_cpu"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert cache_directory() == tmp_path / "local" / "rwkv_cpu" / "Cache"
