@@ -9,12 +9,12 @@ import sys
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast, overload
 
 import numpy as np
 
 from . import engine
-from .errors import ArgumentError, ModelClosedError, StateError, TokenError
+from .errors import ArgumentError, Cancelled, ModelClosedError, OutOfMemory, StateError, TokenError
 from .modelfile import ModelFile
 from .preload import Preloader
 from .scheduler import Job, Scheduler
@@ -44,7 +44,16 @@ __all__ = ["Model"]
 Tokens = "Sequence[int] | NDArray[np.integer[Any]]"
 Progress = "Callable[[int, int], None]"
 
+_PROGRESS_SECONDS = 0.03
+
 _open_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+class _Work(NamedTuple):
+    """How to compute. threads: None: the default."""
+
+    threads: int | None
+    low_priority: bool
 
 
 class Model:
@@ -68,10 +77,12 @@ class Model:
         threads: int | None = None,
         isa: str | None = None,
         preload: bool = False,
+        low_priority: bool = False,
     ) -> None:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
         self._lock = threading.RLock()
-        self._threads, self._isa = threads, isa
+        self._isa = isa
+        self._wanted = self._fitted = _Work(threads, low_priority=False)
         self._context: engine.Context | None = None
         self._file: ModelFile | None = None
         self._preloader: Preloader | None = None
@@ -85,6 +96,7 @@ class Model:
         try:
             self._bind(file)
             self._context = engine.Context(threads, isa)
+            self.low_priority = low_priority
             if preload:
                 self._preloader = Preloader(file)
         except BaseException:
@@ -113,6 +125,8 @@ class Model:
         *,
         format: str | None = None,  # noqa: A002  its name everywhere
         threads: int | None = None,
+        embedded: bool = False,
+        low_priority: bool = False,
         isa: str | None = None,
         preload: bool = False,
         lora: str | os.PathLike[str] | None = None,
@@ -125,7 +139,9 @@ class Model:
 
         Args:
             format: of a converted checkpoint: "q8" (the default), "q6", "q5", "q4", "f16" or "f32" (exact).
-            threads: None: one per physical core that this process may use.
+            threads: None: one per physical core that this process may use, or what set_default_threads() says.
+            embedded: in a program with a window: one thread less than that, at least 1, which leaves it a core.
+            low_priority: let other programs and the rest of this one go first, see low_priority.
             isa: None: the best, or what RWKV_CPU_ISA says.
             preload: map the weights' pages in the background, behind everything else, so that the first forward finds
                 them there; close() ends it. Without it that forward maps, or reads from the disk, what it needs.
@@ -142,7 +158,9 @@ class Model:
         init = None if pissa_init is None else Path(pissa_init)
         adapter = None if lora is None else Adapter(Path(lora), lora_alpha, init)
         path = resolve(name_or_path, format=format, adapter=adapter, on_progress=on_progress, cancel=cancel)
-        return cls(path, threads=threads, isa=isa, preload=preload)
+        if embedded and threads is None:
+            threads = max(1, engine.default_threads() - 1)
+        return cls(path, threads=threads, isa=isa, preload=preload, low_priority=low_priority)
 
     # ------------------------------------------------------------------------------------- about it
 
@@ -179,17 +197,34 @@ class Model:
 
     @property
     def threads(self) -> int:
-        """Threads in use; may be set between calls (None: the default)."""
-        return self._running().threads
+        """Threads that compute; may be set at any time (None: the default), and holds from the next pass on. The bits of
+        the results do not depend on it.
+        """
+        self._mapped()
+        return self._wanted.threads or engine.default_threads()
 
     @threads.setter
     def threads(self, threads: int | None) -> None:
-        self._opened()
-        with self._scheduler.exclusive():
-            fresh = engine.Context(threads, self._isa)
-            if self._context is not None:
-                self._context.close()
-            self._context, self._threads = fresh, threads
+        self._mapped()
+        engine.check_threads(threads)
+        self._wanted = self._wanted._replace(threads=threads)
+
+    @property
+    def low_priority(self) -> bool:
+        """Whether other programs, and the other threads of this one, go first; may be set at any time, and holds from
+        the next pass on.
+
+        Then all that is computed is computed in threads of the engine, whose priority is lowered: nice + 10 on Linux,
+        the quality of service "utility" on macOS, "below normal" on Windows. The thread that called waits meanwhile;
+        the host's own threads stay as they are.
+        """
+        return self._wanted.low_priority
+
+    @low_priority.setter
+    def low_priority(self, low_priority: bool) -> None:
+        self._mapped()
+        self._wanted = self._wanted._replace(low_priority=bool(low_priority))
+        self._scheduler.lowered = bool(low_priority)
 
     @property
     def weight_bytes(self) -> int:
@@ -219,6 +254,42 @@ class Model:
     def context(self) -> engine.Context:
         """The engine's context, for measurements."""
         return self._running()
+
+    def preload(
+        self, *, on_progress: Callable[[int, int], None] | None = None, cancel: CancelToken | None = None
+    ) -> bool:
+        """Read and map all weights now, so that no later call waits for the disk.
+
+        Args:
+            on_progress: called with (bytes done, bytes in all), about 30 times a second.
+            cancel: ends it within milliseconds.
+
+        Returns: False if the file is larger than the free memory: then nothing is done.
+        Raises: Cancelled, ModelClosedError.
+        """
+        if cancel is not None and cancel.cancelled:
+            raise Cancelled
+        with self._lock:
+            file = self._mapped()
+            if self._preloader is not None:
+                self._preloader.stop()
+            preloader = self._preloader = Preloader(file, awaited=True)
+        size = file.info.size_bytes
+        try:
+            if cancel is not None:
+                cancel.link(preloader.ask_to_stop)
+            while preloader.running:
+                preloader.wait(_PROGRESS_SECONDS)
+                if on_progress is not None:
+                    on_progress(preloader.done_bytes, size)
+        finally:
+            if cancel is not None:
+                cancel.unlink(preloader.ask_to_stop)
+            preloader.stop()
+        if cancel is not None and cancel.cancelled:
+            raise Cancelled
+        self._mapped()
+        return preloader.done_bytes == size
 
     # ------------------------------------------------------------------------------------- running
 
@@ -404,7 +475,7 @@ class Model:
     def _forward(
         self, runs: Sequence[engine.SequenceRun], *, cancel: Any, out: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        return self._running().forward(self._opened(), runs, cancel=cancel, out=out)
+        return self._fitting().forward(self._opened(), runs, cancel=cancel, out=out)
 
     def _ids(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
         try:
@@ -587,13 +658,32 @@ class Model:
     def _running(self) -> engine.Context:
         self._mapped()
         if self._context is None:  # after fork()
-            self._context = engine.Context(self._threads, self._isa)
+            self._context = engine.Context(self._fitted.threads, self._isa)
         return self._context
+
+    def _fitting(self) -> engine.Context:
+        """The context for the next pass, made anew if threads or priority were changed; for the one who leads it.
+
+        In a thread of low priority if that is wanted: the engine's workers get the priority of the one who makes them.
+        """
+        wanted = self._wanted
+        if wanted != self._fitted:
+            try:
+                fresh = engine.Context(wanted.threads, self._isa)
+            except OutOfMemory:
+                self._wanted = self._fitted
+                raise
+            if self._context is not None:
+                self._context.close()
+            self._context, self._fitted = fresh, wanted
+        return self._running()
 
     def _after_fork(self) -> None:
         """In a child of fork(): the threads stayed in the parent, another thread may have held the lock."""
         self._lock = threading.RLock()
         self._scheduler = Scheduler(self._engine.token_bytes, self.config.n_vocab)
+        self._scheduler.lowered = self._wanted.low_priority
+        self._fitted = self._fitted._replace(low_priority=False)
         self._context = None
 
 

@@ -15,7 +15,8 @@ more than calling the engine.
 - A pass that fails is repeated for each of its sequences alone, so that only the guilty one gets the error.
 
 Python handles Ctrl-C in the main thread, between its own instructions. So the main thread has a long pass, or one that
-serves others too, run by a thread made for it, and waits.
+serves others too, run by a thread made for it, and waits. Where the model has low priority every pass runs in such a
+thread: a thread that lowered its priority could not raise it again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .engine import SequenceRun, ffi
+from .engine import SequenceRun, ffi, lower_priority
 from .errors import Busy, Cancelled, RwkvError
 
 if TYPE_CHECKING:
@@ -177,11 +178,15 @@ class _Pass:
 
 
 class Scheduler:
-    """Runs the calls of one model. token_bytes: of weights that one token reads; n_vocab: length of its logits."""
+    """Runs the calls of one model. token_bytes: of weights that one token reads; n_vocab: length of its logits.
+
+    lowered: whether passes run in threads of low priority; may be set at any time.
+    """
 
     def __init__(self, token_bytes: int, n_vocab: int) -> None:
         self._token_bytes = token_bytes
         self._n_vocab = n_vocab
+        self.lowered = False
         self._lock = threading.Lock()
         self._arrivals = threading.Condition(self._lock)  # the leader waits for the next step of others
         self._idle = threading.Condition(self._lock)  # close() and exclusive() wait for the lead
@@ -327,7 +332,9 @@ class Scheduler:
             if self._closed is not None:
                 current.stop()
         several = len(current.calls) > 1
-        if _in_main_thread() and (several or current.n_tokens * self._token_bytes >= _LONG_PASS):
+        if self.lowered:
+            _elsewhere(lambda: self._compute(current, forward), current.stop, prepare=lower_priority)
+        elif _in_main_thread() and (several or current.n_tokens * self._token_bytes >= _LONG_PASS):
             _elsewhere(lambda: self._compute(current, forward), current.stop)
         else:
             self._compute(current, forward)
@@ -488,12 +495,15 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _elsewhere(work: Callable[[], None], stop: Callable[[], None]) -> None:
-    """*work* in another thread, so that Ctrl-C interrupts the wait for it; *stop* ends it then."""
+def _elsewhere(
+    work: Callable[[], None], stop: Callable[[], None], *, prepare: Callable[[], object] = lambda: None
+) -> None:
+    """*work* in another thread, which does *prepare* first, so that Ctrl-C interrupts the wait; *stop* ends it then."""
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
+            prepare()
             work()
         except BaseException as error:  # noqa: BLE001 (raised by the waiting thread)
             failure.append(error)
