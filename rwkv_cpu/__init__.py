@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .cancel import CancelToken
     from .chat import Chat
     from .config import ModelConfig
+    from .engine import set_default_threads
     from .errors import RwkvError
     from .generation import Grammar, Reply, SamplingParams
     from .model import Model
@@ -39,6 +40,7 @@ __all__ = [
     "SamplingParams",
     "State",
     "__version__",
+    "set_default_threads",
 ]
 
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "RwkvError": "errors",
     "SamplingParams": "generation",
     "State": "state",
+    "set_default_threads": "engine",
 }
 
 logging.getLogger("rwkv_cpu").addHandler(logging.NullHandler())

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast, overload
 
@@ -82,7 +83,7 @@ class Model:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
         self._lock = threading.RLock()
         self._isa = isa
-        self._wanted = self._fitted = _Work(threads, low_priority=False)
+        self._wanted = self._fitted = _Work(threads, low_priority)
         self._context: engine.Context | None = None
         self._file: ModelFile | None = None
         self._preloader: Preloader | None = None
@@ -95,7 +96,7 @@ class Model:
         self._file = file
         try:
             self._bind(file)
-            self._context = engine.Context(threads, isa)
+            self._context = self._new_context(self._wanted)
             self.low_priority = low_priority
             if preload:
                 self._preloader = Preloader(file)
@@ -197,8 +198,8 @@ class Model:
 
     @property
     def threads(self) -> int:
-        """Threads that compute; may be set at any time (None: the default), and holds from the next pass on. The bits of
-        the results do not depend on it.
+        """Threads that compute; may be set at any time (None: the default), and holds from the next pass on. The bits
+        stay the same.
         """
         self._mapped()
         return self._wanted.threads or engine.default_threads()
@@ -658,18 +659,23 @@ class Model:
     def _running(self) -> engine.Context:
         self._mapped()
         if self._context is None:  # after fork()
-            self._context = engine.Context(self._fitted.threads, self._isa)
+            self._context = self._new_context(self._fitted)
         return self._context
 
-    def _fitting(self) -> engine.Context:
-        """The context for the next pass, made anew if threads or priority were changed; for the one who leads it.
+    def _new_context(self, work: _Work) -> engine.Context:
+        """Workers begin with the priority of the thread that makes them."""
+        if not work.low_priority or engine.is_lowered():
+            return engine.Context(work.threads, self._isa)
+        with ThreadPoolExecutor(1, initializer=engine.lower_priority) as thread:
+            return thread.submit(engine.Context, work.threads, self._isa).result()
 
-        In a thread of low priority if that is wanted: the engine's workers get the priority of the one who makes them.
-        """
+    def _fitting(self) -> engine.Context:
+        """The context for the next pass, made anew if threads or priority were changed; for the one who leads it."""
         wanted = self._wanted
-        if wanted != self._fitted:
+        # A priority that was raised just now: the next leader is no longer a thread of low priority.
+        if wanted != self._fitted and (wanted.low_priority or not engine.is_lowered()):
             try:
-                fresh = engine.Context(wanted.threads, self._isa)
+                fresh = self._new_context(wanted)
             except OutOfMemory:
                 self._wanted = self._fitted
                 raise
@@ -683,7 +689,6 @@ class Model:
         self._lock = threading.RLock()
         self._scheduler = Scheduler(self._engine.token_bytes, self.config.n_vocab)
         self._scheduler.lowered = self._wanted.low_priority
-        self._fitted = self._fitted._replace(low_priority=False)
         self._context = None
 
 

@@ -11,8 +11,6 @@
 #pragma GCC visibility push(hidden)
 #endif
 
-enum { RWKVC_MAX_THREADS = 256 };
-
 /* Consecutive rows of a pass that belong to one sequence. */
 typedef struct {
     uint32_t first, n;

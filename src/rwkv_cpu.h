@@ -76,8 +76,13 @@ const char *rwkvc_isa_needs(const char *name);
 /* The one contexts use when none is asked for: the best usable, or RWKV_CPU_ISA of the environment.
  * E_UNSUPPORTED (and NULL) when RWKV_CPU_ISA names one that is unknown or not usable here. */
 rwkvc_status rwkvc_isa_default(const char **name);
+#define RWKVC_MAX_THREADS 256 /* of a context */
 /* Physical cores this process may use (affinity, cgroup quota; threads of one core count once), at least 1. */
 uint32_t rwkvc_default_threads(void);
+/* Let all other threads go before the calling one, for good: nice + 10 (Linux), QOS_CLASS_UTILITY (macOS), below normal
+ * (Windows). A context made in such a thread has such workers, so a host that computes beside more urgent things makes
+ * and uses its context in a thread that called this. 0 where the system refuses. */
+int32_t rwkvc_lower_priority(void);
 
 /* ------------------------------------------------------------------- what a version is made of */
 

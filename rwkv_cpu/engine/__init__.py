@@ -6,7 +6,18 @@ src/rwkv_cpu.h documents what the functions do; names here are the same without 
 
 from .boundary import abi_version, check, ffi, lib, version
 from .context import Context, LogitsChoice, PartCost, SequenceRun, ValueReads
-from .hardware import IsaInfo, default_isa, default_threads, isas, prefault, read_ahead
+from .hardware import (
+    IsaInfo,
+    check_threads,
+    default_isa,
+    default_threads,
+    is_lowered,
+    isas,
+    lower_priority,
+    prefault,
+    read_ahead,
+    set_default_threads,
+)
 from .opened import OpenModel
 from .packing import Dtype, GroupChoice, bits_per_weight, pack, pack_integers, packed_bytes, packed_panels, unpack
 from .tensors import (
@@ -67,6 +78,7 @@ __all__ = [
     "abi_version",
     "bits_per_weight",
     "check",
+    "check_threads",
     "default_isa",
     "default_threads",
     "detect_config",
@@ -74,9 +86,11 @@ __all__ = [
     "format_by_name",
     "format_for",
     "format_name",
+    "is_lowered",
     "isas",
     "layout",
     "lib",
+    "lower_priority",
     "pack",
     "pack_integers",
     "packed_bytes",
@@ -85,6 +99,7 @@ __all__ = [
     "prefault",
     "quantised_formats",
     "read_ahead",
+    "set_default_threads",
     "set_group_norm_epsilon",
     "table_bytes",
     "unpack",

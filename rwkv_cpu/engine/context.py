@@ -12,6 +12,7 @@ import numpy as np
 from rwkv_cpu import errors
 
 from .boundary import check, checked, ffi, lib
+from .hardware import check_threads, default_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,10 +102,9 @@ class Context:
     def __init__(self, threads: int | None = None, isa: str | None = None, chunk: int | None = None) -> None:
         options = ffi.new("rwkvc_context_options *")
         lib.rwkvc_context_defaults(options)
-        for name, value in (("threads", threads), ("chunk", chunk)):
-            if value is not None and not 1 <= value <= 65536:
-                raise errors.ArgumentError(f"{name} is {value}: it must be at least 1, and not absurdly large")
-        options.threads, options.chunk = threads or 0, chunk or 0
+        if chunk is not None and not 1 <= chunk <= 65536:
+            raise errors.ArgumentError(f"chunk is {chunk}: it must be at least 1, and not absurdly large")
+        options.threads, options.chunk = check_threads(threads) or default_threads(), chunk or 0
         name = ffi.new("char[]", isa.encode()) if isa else ffi.NULL
         options.isa = name
         handle = ffi.new("rwkvc_context **")

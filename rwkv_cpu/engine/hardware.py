@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
+
+from rwkv_cpu.errors import ArgumentError
 
 from .boundary import check, ffi, lib
 
@@ -34,9 +37,43 @@ def default_isa() -> str:
     return str(ffi.string(name[0]).decode())
 
 
+_chosen_threads: int | None = None
+_here = threading.local()
+
+
 def default_threads() -> int:
-    """Physical cores that this process may use."""
-    return int(lib.rwkvc_default_threads())
+    """What set_default_threads() said, else the physical cores that this process may use."""
+    return _chosen_threads or int(lib.rwkvc_default_threads())
+
+
+def set_default_threads(threads: int | None) -> None:
+    """How many threads a model has that is loaded without saying so, from now on in this process; None: one per
+    physical core that it may use. Raises: ArgumentError.
+    """
+    global _chosen_threads  # noqa: PLW0603  a setting of the process
+    _chosen_threads = check_threads(threads)
+
+
+def check_threads(threads: int | None) -> int | None:
+    """The same number. Raises: ArgumentError: not one that a context could have."""
+    if threads is not None and not 1 <= threads <= lib.RWKVC_MAX_THREADS:
+        raise ArgumentError(
+            f"threads is {threads}: it must be at least 1, and not absurdly large ({lib.RWKVC_MAX_THREADS} at most)"
+        )
+    return threads
+
+
+def lower_priority() -> bool:
+    """Let all other threads go before the calling one, for good, and before the workers of contexts that it makes.
+    False where the system refuses.
+    """
+    _here.lowered = bool(lib.rwkvc_lower_priority())
+    return _here.lowered
+
+
+def is_lowered() -> bool:
+    """Whether the calling thread did that."""
+    return getattr(_here, "lowered", False)
 
 
 def read_ahead(buffer: Any) -> None:

@@ -11,18 +11,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "platform/linux_cores.h"
 
 #if defined(__linux__)
 #include <sys/auxv.h>
+#include <sys/syscall.h>
 #if !defined(MADV_POPULATE_READ) /* older headers; the kernel answers for itself */
 #define MADV_POPULATE_READ 22
 #endif
 #endif
 
-enum { MAX_CPUS = 1 << 16 };
+enum { MAX_CPUS = 1 << 16, NICER = 10, NICEST = 19 };
 
 #if defined(__linux__)
 /* allowed[cpu] = 1 for the CPUs of the affinity mask; *n_cpus is its length. NULL if it cannot be had. */
@@ -60,6 +62,20 @@ bool rwkvc_arm_i8mm(void) { return getauxval(AT_HWCAP2) & 1ul << 13; /* HWCAP2_I
 bool rwkvc_arm_dotprod(void) { return false; }
 bool rwkvc_arm_i8mm(void) { return false; }
 #endif
+
+bool rwkvc_thread_lower(void) {
+#if defined(__linux__)
+    /* A thread is what POSIX calls a process here. Measured from the process's first thread, since one that is made by a
+     * lowered thread is lower already. */
+    errno = 0;
+    int nice = getpriority(PRIO_PROCESS, (id_t)getpid());
+    if (nice == -1 && errno) return false;
+    nice = nice + NICER < NICEST ? nice + NICER : NICEST;
+    return setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice) == 0;
+#else
+    return false;
+#endif
+}
 
 void rwkvc_wish_huge_pages(void *memory, size_t size_bytes) {
 #if defined(MADV_HUGEPAGE)

@@ -3,6 +3,7 @@
 #if defined(__APPLE__)
 #include "platform/platform.h"
 
+#include <pthread/qos.h>
 #include <sys/sysctl.h>
 
 static int32_t number(const char *name) {
@@ -18,6 +19,8 @@ uint32_t rwkvc_system_cores(void) {
 
 bool rwkvc_arm_dotprod(void) { return number("hw.optional.arm.FEAT_DotProd") != 0; }
 bool rwkvc_arm_i8mm(void) { return number("hw.optional.arm.FEAT_I8MM") != 0; }
+
+bool rwkvc_thread_lower(void) { return pthread_set_qos_class_self_np(QOS_CLASS_UTILITY, 0) == 0; }
 
 /* Large pages of files and heaps are the kernel's own affair here. */
 void rwkvc_wish_huge_pages(void *memory, size_t size_bytes) { (void)memory, (void)size_bytes; }

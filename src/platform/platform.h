@@ -32,6 +32,8 @@ bool rwkvc_thread_start(rwkvc_thread *thread, void (*main)(void *arg), void *arg
 void rwkvc_thread_join(rwkvc_thread *thread);
 /* Let another thread have this core. */
 void rwkvc_thread_yield(void);
+/* Lower the calling thread's priority below that of the process's others, for good. False if the system refuses. */
+bool rwkvc_thread_lower(void);
 
 void rwkvc_mutex_init(rwkvc_mutex *mutex);
 void rwkvc_mutex_destroy(rwkvc_mutex *mutex);

@@ -45,6 +45,8 @@ void rwkvc_thread_join(rwkvc_thread *thread) {
 }
 void rwkvc_thread_yield(void) { SwitchToThread(); }
 
+bool rwkvc_thread_lower(void) { return SetThreadPriority(GetCurrentThread(), THREAD_PRIORITY_BELOW_NORMAL) != 0; }
+
 /* The header keeps room for them without <windows.h>, in which one word is all they are. */
 _Static_assert(sizeof(SRWLOCK) == sizeof(rwkvc_mutex), "a lock is a word");
 _Static_assert(sizeof(CONDITION_VARIABLE) == sizeof(rwkvc_condition), "a condition variable is a word");

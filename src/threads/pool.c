@@ -6,6 +6,7 @@
  * has not changed since. The caller waits for finished items, not for threads.
  * Idle workers spin for some microseconds, then sleep. */
 #include "threads/pool.h"
+#include "threads/priority.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -41,6 +42,7 @@ struct rwkvc_pool {
     rwkvc_mutex mutex;
     rwkvc_condition wake;
     uint32_t threads, started;
+    bool lowered; /* the workers get the priority of the thread that makes them */
     rwkvc_thread *workers;
     uint64_t owner;
 };
@@ -112,6 +114,7 @@ static void sleep_until_work(rwkvc_pool *pool) {
 static void worker(void *arg) {
     worker_start start = *(worker_start *)arg;
     free(arg);
+    if (start.pool->lowered) rwkvc_lower_priority();
     rwkvc_float_environment();
     while (!atomic_load_explicit(&start.pool->stop, memory_order_relaxed)) {
         bool worked = false;
@@ -165,6 +168,7 @@ rwkvc_pool *rwkvc_pool_create(uint32_t threads) {
     pool->threads = threads;
     pool->n_ranges = threads < MAX_RANGES ? threads : MAX_RANGES;
     pool->owner = rwkvc_process_id();
+    pool->lowered = rwkvc_priority_is_lowered();
     pool->workers = calloc(threads, sizeof *pool->workers);
     rwkvc_mutex_init(&pool->mutex);
     rwkvc_condition_init(&pool->wake);

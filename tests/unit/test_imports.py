@@ -24,7 +24,7 @@ LAYERS = [
     {"model", "prefix_cache"},
     {"generation", "quantize"},
     {"loading", "chat"},
-    {"describe", "benchmark", "evaluation", "export", "compat"},
+    {"describe", "benchmark", "desktop", "evaluation", "export", "compat"},
     {"batch", "server"},
     {"terminal", "cli"},
     {"__main__"},
