@@ -91,7 +91,7 @@ def _replaced(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def load(path: str | os.PathLike[str], model: Model, start: State | None = None, **limits: int) -> Chat:
+def load(path: str | os.PathLike[str], model: Model, start: State | None = None, **limits: Any) -> Chat:
     """Read what save() wrote.
 
     Args:

@@ -67,13 +67,13 @@ def lower_priority() -> bool:
     """Let all other threads go before the calling one, for good, and before the workers of contexts that it makes.
     False where the system refuses.
     """
-    _here.lowered = bool(lib.rwkvc_lower_priority())
-    return _here.lowered
+    lowered = _here.lowered = bool(lib.rwkvc_lower_priority())
+    return lowered
 
 
 def is_lowered() -> bool:
     """Whether the calling thread did that."""
-    return getattr(_here, "lowered", False)
+    return bool(getattr(_here, "lowered", False))
 
 
 def read_ahead(buffer: Any) -> None:

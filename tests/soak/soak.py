@@ -50,7 +50,7 @@ MOST_FORKS = 3
 # Small, so that states move to files and back all the time.
 LIMITS = {"snapshot_bytes": 2_000_000, "disk_bytes": 6_000_000}
 # What may grow from the second quarter to the last: the heap breathes with what the chats hold just then.
-GROWTH_SHARE, GROWTH_BYTES = 0.02, 8_000_000
+GROWTH_BYTES = 16_000_000
 SAMPLE_SECONDS = 0.5
 
 
@@ -247,7 +247,7 @@ def main() -> int:
         model.close()
     before, after = quarter(samples, 1, 1), quarter(samples, 3, 1)
     files_before, files_after = quarter(samples, 1, 2), quarter(samples, 3, 2)
-    if after - before > max(GROWTH_BYTES, GROWTH_SHARE * before) and not options.loose_memory:
+    if after - before > GROWTH_BYTES and not options.loose_memory:
         failures.append(f"memory grew from {before / 1e6:.1f} to {after / 1e6:.1f} MB")
     if files_after > files_before + 4:
         failures.append(f"open files grew from {files_before} to {files_after}")
