@@ -13,14 +13,15 @@ docs/embedding.md shows Qt and Tk.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import threading
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from rwkv_cpu.cancel import CancelToken
-from rwkv_cpu.chat.events import PrefillEvent, TextEvent, ThoughtEvent
-from rwkv_cpu.errors import ArgumentError, Busy
+from rwkv_cpu.chat.events import DoneEvent, PrefillEvent, TextEvent, ThoughtEvent
+from rwkv_cpu.errors import ArgumentError, Busy, Cancelled
 from rwkv_cpu.memory import MemoryForecast, forecast_file, human_bytes
 from rwkv_cpu.places import find_models
 
@@ -33,7 +34,20 @@ if TYPE_CHECKING:
     from rwkv_cpu.chat.events import Event
     from rwkv_cpu.model import Model
 
-__all__ = ["POLL_MS", "Desk", "DeskEvent", "FailedEvent", "LoadEvent", "ModelChoice", "ReadyEvent", "model_choices"]
+__all__ = [
+    "POLL_MS",
+    "Desk",
+    "DeskEvent",
+    "FailedEvent",
+    "LoadEvent",
+    "ModelChoice",
+    "ReadyEvent",
+    "last_session",
+    "model_choices",
+    "new_session",
+    "progress_of",
+    "status_of",
+]
 
 # How often a window should poll: as often as people see a difference.
 POLL_MS = 30
@@ -257,6 +271,42 @@ def _add(events: list[DeskEvent], event: DeskEvent) -> None:
         events[-1] = event
     else:
         events.append(event)
+
+
+def progress_of(event: DeskEvent) -> float | None:
+    """How far it is, 0 to 1; None for events that are no progress."""
+    if isinstance(event, (LoadEvent, PrefillEvent)):
+        return event.done / event.total if event.total else 0.0
+    return None
+
+
+def status_of(event: DeskEvent) -> str:
+    """A few words for a status line, "" if there is nothing to say."""
+    share = progress_of(event)
+    if share is not None:
+        what = "Reading" if event.kind == "prefill" else "Loading the model"
+        return f"{what}: {share:.0%}"
+    if isinstance(event, ThoughtEvent):
+        return "Thinking …"
+    if isinstance(event, FailedEvent):
+        return "Stopped" if isinstance(event.error, Cancelled) else event.message
+    if isinstance(event, DoneEvent):
+        speed = f"{event.stats.tokens_per_second:.0f} tokens/s" if event.stats and event.text else ""
+        return " · ".join(part for part in ("Stopped" if event.finish_reason == "cancelled" else "", speed) if part)
+    return ""
+
+
+def last_session() -> str:
+    """The conversation that was used last, or a new one's name."""
+    from rwkv_cpu.chat.sessions import list_sessions
+
+    sessions = [session.name for session in list_sessions() if not session.damaged]
+    return sessions[0] if sessions else new_session()
+
+
+def new_session() -> str:
+    """A name for another conversation: the time."""
+    return f"Chat {dt.datetime.now():%Y-%m-%d %H.%M.%S}"  # noqa: DTZ005  the user's clock
 
 
 @dataclass(frozen=True)

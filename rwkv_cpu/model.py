@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast, overload
 
@@ -666,6 +665,8 @@ class Model:
         """Workers begin with the priority of the thread that makes them."""
         if not work.low_priority or engine.is_lowered():
             return engine.Context(work.threads, self._isa)
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(1, initializer=engine.lower_priority) as thread:
             return thread.submit(engine.Context, work.threads, self._isa).result()
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,7 +32,7 @@ from .engine import SequenceRun, ffi, lower_priority
 from .errors import Busy, Cancelled, RwkvError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -189,7 +188,7 @@ class Scheduler:
         self.lowered = False
         self._lock = threading.Lock()
         self._arrivals = threading.Condition(self._lock)  # the leader waits for the next step of others
-        self._idle = threading.Condition(self._lock)  # close() and exclusive() wait for the lead
+        self._idle = threading.Condition(self._lock)  # close() waits for the lead
         self._queue: list[tuple[_Call, Job]] = []
         self._leader: int | None = None  # its thread
         self._pass: _Pass | None = None
@@ -240,29 +239,11 @@ class Scheduler:
         if call.error is not None:
             raise call.error
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """No pass runs inside the block; one under way is waited for.
-
-        Raises:
-            Busy: in a progress callback, which is inside a call itself.
-        """
-        with self._lock:
-            self._check_outside()
-            while self._leader is not None:
-                self._idle.wait()
-            self._leader = threading.get_ident()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._end_lead()
-
     def close(self, error: Callable[[], RwkvError]) -> None:
         """End everything: later calls raise error(), and so do those under way, whose states stay valid.
 
         Raises:
-            Busy: as exclusive().
+            Busy: in a progress callback, which is inside a call itself.
         """
         with self._lock:
             self._check_outside()
@@ -318,7 +299,7 @@ class Scheduler:
     def _check_outside(self) -> None:
         if threading.get_ident() in self._callers:
             raise Busy(
-                "the model is running: a progress callback cannot close or change it",
+                "the model is running: a progress callback cannot close it",
                 hint="Cancel the call, or raise an exception in the callback.",
             )
 

@@ -331,8 +331,6 @@ def test_a_progress_callback_cannot_close_the_running_model(model: Model) -> Non
     def close(done: int, total: int) -> None:
         with pytest.raises(Busy):
             model.close()
-        with pytest.raises(Busy):
-            model.threads = 1
 
     model.forward(TOKENS, progress=close)
     assert model.forward(TOKENS[:2])[0].shape == (320,)

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwkv_cpu import CancelToken, Model
-from rwkv_cpu.errors import Busy, Cancelled, ModelClosedError, NonFiniteError
+from rwkv_cpu.errors import Cancelled, ModelClosedError, NonFiniteError
 from rwkv_cpu.scheduler import PASS_TOKENS, Job, Scheduler
 from rwkv_cpu.state import State, StateLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 N_VOCAB = 8
@@ -343,22 +343,6 @@ def test_closing_ends_calls_under_way_with_valid_states():
         assert state.data[0] == state.n_tokens
     with pytest.raises(ModelClosedError):
         shared.run([Job(ids(1), "none", new_state())], engine)
-
-
-def test_exclusive_waits_for_the_pass_and_is_refused_inside_a_call():
-    engine, shared = FakeEngine(), scheduler()
-
-    def progress(done: int, total: int) -> None:
-        with pytest.raises(Busy), shared.exclusive():
-            raise AssertionError
-
-    shared.run([Job(ids(600), "none", new_state())], engine, progress=progress)
-    with ThreadPoolExecutor(1) as pool, shared.exclusive():
-        waiting = pool.submit(shared.run, [Job(ids(1), "none", new_state())], engine)
-        with pytest.raises(TimeoutError):
-            waiting.result(0.05)
-        assert len(engine.passes) == 3
-    waiting.result(60)
 
 
 # ------------------------------------------------------------------------------------------ real models
