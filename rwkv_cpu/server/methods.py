@@ -129,13 +129,17 @@ def _info(call: Call) -> dict[str, Any]:
 
 @method(
     "models",
-    "Models that can be loaded: the bundled one, converted checkpoints, and what lies in folders.",
+    "Models that can be loaded: the bundled one, those that have a name, converted checkpoints, what lies in folders.",
     optional={"paths": listed(text(empty=False), "folders or files to look at too"), "format": _FORMAT},
     result=record(
         {
             "models": listed(
                 record(
-                    {"name": text("what load takes"), "path": text(), "source": one_of("bundled", "cache", "paths")},
+                    {
+                        "name": text("what load takes"),
+                        "path": text(),
+                        "source": one_of("bundled", "named", "cache", "paths"),
+                    },
                     {
                         "memory": _MEMORY,
                         "about": record(open=True, about="as `rwkv-cpu info --json` says"),
@@ -156,10 +160,11 @@ def _models(call: Call) -> dict[str, Any]:
 
 
 def _found_models(paths: list[str]) -> Iterator[tuple[str, Path, str]]:
-    from rwkv_cpu.loading import DEMO, MODEL_SUFFIXES, bundled_model, cached_models
+    from rwkv_cpu.loading import cached_models
+    from rwkv_cpu.places import MODEL_SUFFIXES, find_models
 
-    if bundled_model().is_file():
-        yield DEMO, bundled_model(), "bundled"
+    for model in find_models():
+        yield model.name, model.path, "bundled" if model.bundled else "named"
     for cached in cached_models():
         yield str(cached.path), cached.path, "cache"
     for one in map(Path, paths):

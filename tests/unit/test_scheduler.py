@@ -24,7 +24,7 @@ from rwkv_cpu.scheduler import PASS_TOKENS, Job, Scheduler
 from rwkv_cpu.state import State, StateLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 N_VOCAB = 8
