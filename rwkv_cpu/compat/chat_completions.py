@@ -302,10 +302,19 @@ def _plain(message: Mapping[str, Any]) -> dict[str, str]:
         return {"role": "user", "content": result_message(text)}
     if role == "assistant":
         for call in message.get("tool_calls") or ():
-            function = call["function"]
-            body = {"name": function["name"], "arguments": json.loads(function["arguments"] or "{}")}
-            block = f"```json\n{json.dumps(body, ensure_ascii=False)}\n```"
+            block = f"```json\n{json.dumps(_called(call), ensure_ascii=False)}\n```"
             text = f"{text}\n{block}" if text else block
     elif role not in ("system", "developer", "user"):
         raise ArgumentError(f"no role {role!r}", hint='there are "system", "user", "assistant" and "tool"')
     return {"role": "system" if role == "developer" else str(role), "content": text}
+
+
+def _called(call: Any) -> dict[str, Any]:
+    try:
+        function = call["function"]
+        return {"name": str(function["name"]), "arguments": json.loads(function["arguments"] or "{}")}
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(
+            "a message has a tool call that is none",
+            hint='It is {"type": "function", "function": {"name": …, "arguments": "{…}"}}, the arguments as JSON text.',
+        ) from error

@@ -39,10 +39,14 @@ LENGTH: dict[str, Shape] = {
 }
 STREAM: dict[str, Shape] = {"stream": flag("send the text in events as it comes (the default)")}
 
+_FUNCTION = {
+    "name": text(empty=False),
+    "description": text(),
+    "parameters": record(open=True, about="JSON Schema of the arguments"),
+}
 TOOL = record(
-    {"name": text(empty=False)},
-    {"description": text(), "parameters": record(open=True, about="JSON Schema of the arguments")},
-    about="a function that the model may call",
+    optional={**_FUNCTION, "type": one_of("function"), "function": record(optional=_FUNCTION)},
+    about='a function that the model may call; {"type": "function", "function": …} is the same',
 )
 _CALL = record({"name": text(), "arguments": record(open=True)})
 _FINISH = one_of("stop", "end", "length", "cancelled", about="stop and end: complete")

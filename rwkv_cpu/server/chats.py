@@ -49,8 +49,10 @@ _TURN = record({"user": text(), "text": text(), "thought": text(), "finish_reaso
     required={
         "messages": listed(
             record(
-                {"role": one_of("system", "developer", "user", "assistant", "tool", "function"), "content": anything()},
+                {"role": one_of("system", "developer", "user", "assistant", "tool", "function")},
+                {"content": anything("a text"), "tool_calls": listed(record(open=True))},
                 open=True,
+                about="as OpenAI's",
             )
         )
     },

@@ -133,8 +133,8 @@ def _check_choices(value: Any, choices: list[Shape], where: str) -> None:
 def _check_limits(value: int, shape: Shape, where: str) -> None:
     low, high = shape.get("minimum"), shape.get("maximum")
     if (low is not None and value < low) or (high is not None and value > high):
-        limits = f"from {low}" if high is None else f"from {low} to {high}"
-        raise ArgumentError(f"{where} must be {limits}, not {value}")
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ArgumentError(f"{where} must be {limits}, not {shown(value)}")
 
 
 def _check_members(value: dict[str, Any], shape: Shape, where: str) -> None:

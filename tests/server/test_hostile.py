@@ -7,6 +7,7 @@ import io
 import json
 import threading
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -60,6 +61,103 @@ def test_no_request_is_a_surprise(requests):
             if "error" in one:
                 assert one["error"]["code"] != -32603, one
                 assert one["error"]["message"]
+
+
+HANDLES = {
+    "model": ["m1", "demo"],
+    "draft_model": ["m1"],
+    "chat": ["c1", "c2"],
+    "state": ["s1", "s2"],
+    "path": ["a", "b"],
+}
+NUMBERS = {"max_tokens": st.integers(1, 4), "threads": st.integers(1, 2), "n": st.integers(1, 3)}
+
+
+def of_shape(shape, name=""):
+    """Values that the schema allows, and some that it does not."""
+    if "$ref" in shape:
+        shape = SCHEMA["$defs"]["sampling"]["properties"][name]
+    if name in HANDLES:
+        return st.sampled_from(HANDLES[name])
+    if name in NUMBERS:
+        return NUMBERS[name]
+    if "anyOf" in shape:
+        return st.one_of(*(of_shape(one, name) for one in shape["anyOf"]))
+    if "enum" in shape:
+        return st.sampled_from(shape["enum"])
+    kind = shape.get("type")
+    if kind == "array":
+        return st.lists(of_shape(shape["items"]), max_size=3)
+    if kind == "object" and shape.get("properties"):
+        return of_record(shape)
+    low, high = shape.get("minimum", -3), min(shape.get("maximum", 300), 300)
+    return {
+        "string": st.text(max_size=8) | st.sampled_from(["Hello!", "Once upon a time"]),
+        "integer": st.integers(low, max(low, high)),
+        "number": st.floats(low, max(low, high)),
+        "boolean": st.booleans(),
+        "null": st.none(),
+        "object": st.dictionaries(st.text(max_size=5), values, max_size=2),
+    }.get(kind, values)
+
+
+def of_record(shape):
+    members = {name: of_shape(one, name) for name, one in shape["properties"].items()}
+    required = {name: members.pop(name) for name in shape.get("required", ())}
+    return st.fixed_dictionaries(required, optional=members)
+
+
+@st.composite
+def typed_requests(draw):
+    method = draw(st.sampled_from([m for m in METHODS if m not in ("shutdown", "info")]))
+    few = st.sets(st.sampled_from(sorted(SCHEMA["$defs"][f"{method} params"]["properties"]) or [""]), max_size=3)
+    shape = SCHEMA["$defs"][f"{method} params"]
+    kept = draw(few) | set(shape.get("required", ()))
+    shape = {**shape, "properties": {n: one for n, one in shape["properties"].items() if n in kept}}
+    return {"jsonrpc": "2.0", "method": method, "params": draw(of_record(shape))}
+
+
+@settings(max_examples=150)
+@given(st.lists(typed_requests(), min_size=1, max_size=6))
+def test_no_request_to_a_loaded_model_is_a_surprise(demo_folder, requests):
+    begin = [{"jsonrpc": "2.0", "method": method, "params": {}} for method in ("state/new", "chat/create", "tokenize")]
+    begin[-1]["params"] = {"text": "Hi"}
+    requests = [{**one, "id": number} for number, one in enumerate([*begin, *requests])]
+    arrived = threading.Semaphore(0)
+    answers = []
+
+    def lines():
+        for request in requests:  # one after the other: what one makes, the next may use
+            yield json.dumps(request).encode() + b"\n"
+            while len(answers) <= request["id"]:
+                arrived.acquire()
+
+    def write(data):
+        for line in data.splitlines():
+            message = json.loads(line)
+            SERVER_MESSAGE.validate(message)
+            if "method" not in message:
+                answers.append(message)
+                arrived.release()
+
+    source = lines()
+    Server(lambda _: next(source, b""), write, LoadOptions("demo")).run()
+    assert [one["id"] for one in answers] == [one["id"] for one in requests]
+    for request, answer in zip(requests, answers, strict=True):
+        if "error" in answer:
+            assert answer["error"]["code"] != -32603, (request, answer)
+        else:
+            result = SCHEMA["$defs"][f"{request['method']} result"]
+            Draft202012Validator({"$defs": SCHEMA["$defs"], **result}).validate(answer["result"])
+
+
+@pytest.fixture(scope="module")
+def demo_folder(demo_path, tmp_path_factory):
+    """An empty folder to be in, and a home of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("work"))
+        patch.setenv("RWKV_CPU_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @given(st.binary(max_size=300), st.integers(1, 20), st.integers(1, 30))
