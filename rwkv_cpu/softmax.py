@@ -73,7 +73,8 @@ def compare_rows(
         found.same[rows] = a.argmax(1) == b.argmax(1)
         found.reference_loss[rows] = log_a - a[at, following]
         found.loss[rows] = log_b - b[at, following]
-        np.subtract(a, b, out=b)
+        with np.errstate(invalid="ignore"):
+            np.subtract(a, b, out=b)
         # Σ p·(log p - log q) = Σ p·(a - b) - (log Σ exp a - log Σ exp b)
         found.kl[rows] = np.einsum("tv,tv->t", np.exp(a, out=a), b) / np.exp(log_a) - (log_a - log_b)
     if not (np.isfinite(found.kl).all() and np.isfinite(found.loss).all()):
@@ -99,8 +100,9 @@ def token_losses(logits: NDArray[np.float32], targets: NDArray[np.integer[Any]])
 def _shifted(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logits less the largest of their row, and log Σ exp of that."""
     shifted = rows.astype(np.float64)
-    shifted -= shifted.max(1, keepdims=True)
-    return shifted, np.log(np.exp(shifted).sum(1))
+    with np.errstate(invalid="ignore"):  # the callers tell what is not finite
+        shifted -= shifted.max(1, keepdims=True)
+        return shifted, np.log(np.exp(shifted).sum(1))
 
 
 def _blocks(logits: NDArray[np.float32]) -> Iterator[slice]:

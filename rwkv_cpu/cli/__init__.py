@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("rwkv_cpu.cli.quantize", "Turn a checkpoint into a compact .rwkv file."),
     "convert": ("rwkv_cpu.cli.convert", "Write a model as safetensors or GGUF."),
     "info": ("rwkv_cpu.cli.info", "Describe a model file, or this machine."),
+    "eval": ("rwkv_cpu.cli.eval", "Measure quality: perplexity, divergence, accuracy, recall."),
     "bench": ("rwkv_cpu.cli.bench", "Measure speed and memory."),
     "cache": ("rwkv_cpu.cli.cache", "List and clear converted checkpoints."),
 }

@@ -47,6 +47,7 @@ OWNERS = {
     "gguf": {"checkpoint"},
     "jinja2": {"chat"},
     "llm": {"compat"},
+    "matplotlib": {"evaluation"},
     "platformdirs": {"places"},
     "pydantic": {"compat"},
     "torch": set(),
