@@ -127,7 +127,7 @@ def _exact_format(name: str) -> str | None:
     """How a reference is opened: a .rwkv file as it is; a checkpoint is the original, and nothing of it is rounded."""
     from rwkv_cpu.checkpoint.recognise import kind_of
     from rwkv_cpu.errors import ModelNotFoundError
-    from rwkv_cpu.loading import DEMO
+    from rwkv_cpu.places import DEMO
 
     try:
         return None if name == DEMO or kind_of(Path(name).expanduser()) == "rwkv" else "f32"
