@@ -29,13 +29,27 @@ VEC void KERNEL(round_all)(const float *x, vf inverse, float least, float most, 
     }
 }
 
-/* q8: scale = max / 127 rounded to half, integers to nearest of the rounded scale. */
+/* q8: the largest value becomes 127.5, 127, .. 124 times the scale; of these scales, rounded to halves, the one wins that
+ * leaves the least squared error. Integers are to nearest. */
 static void KERNEL(quantise_8)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
+    enum { TRIES = 8 };
     (void)book;
     vf largest;
     KERNEL(extreme)(x, &largest);
-    vf inverse = KERNEL(put_scale)(vf_div(largest, vf_set1(127)), scale);
-    KERNEL(round_all)(x, inverse, -127, 127, q);
+    /* a group that no half can scale keeps an infinite one, which is refused where scales are checked */
+    vf best = vf_div(largest, vf_set1(127)), least = vf_set1(HUGE_VALF);
+    for (int try = 0; try < TRIES; try++) {
+        vf tried = vf_div(largest, vf_set1(127.5f - 0.5f * (float)try)), error = vf_zero();
+        vf inverse = KERNEL(put_scale)(tried, scale), stored = vf_load_half(scale);
+        for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+            vf y = vf_load(x + 16 * i), k = vf_round(vf_mul(y, inverse));
+            vf miss = vf_fnma(vf_max(vf_min(k, vf_set1(127)), vf_set1(-127)), stored, y);
+            error = vf_fma(miss, miss, error);
+        }
+        best = vf_where_less(error, least, tried, best);
+        least = vf_where_less(error, least, error, least);
+    }
+    KERNEL(round_all)(x, KERNEL(put_scale)(best, scale), -127, 127, q);
 }
 
 /* The scale of least squared error: the extreme value goes to one end of the range or somewhat inside or outside of it,

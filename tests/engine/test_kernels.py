@@ -388,13 +388,21 @@ def test_quantising_has_the_same_bits_as_scalar(inner: Any, kernels: Any, scalar
         assert found[0] == found[1]
 
 
-def test_q8_rounds_to_the_nearest_of_largest_through_127() -> None:
+def test_q8_takes_the_best_of_eight_scales_and_rounds_to_nearest() -> None:
+    """The definition in f64: scales of largest / 127.5, / 127, ... / 124, as halves."""
     weights = np.random.default_rng(1).standard_normal((40, 96)).astype(np.float32)
     info, buffer = packed(weights, engine.KIND_MATRIX)
-    groups = weights.reshape(40, 3, 32)
-    scale = (np.abs(groups).max(2) / np.float32(127)).astype(np.float16).astype(np.float32)
-    q = np.clip(np.rint(groups * (1 / scale)[:, :, None]), -127, 127)
-    assert np.array_equal(engine.unpack(info, buffer), (q * scale[:, :, None]).reshape(40, 96))
+    groups = weights.reshape(40, 3, 32).astype(np.float64)
+    largest = np.abs(groups).max(2)
+    best, errors = np.zeros_like(groups), []
+    for step in range(8):
+        scale = (largest / (127.5 - 0.5 * step)).astype(np.float16).astype(np.float64)[:, :, None]
+        stored = scale * np.clip(np.rint(groups / scale), -127, 127)
+        errors.append(((groups - stored) ** 2).sum(2))
+        better = errors[-1] <= np.min(errors, axis=0)
+        best[better] = stored[better]
+    assert np.allclose(engine.unpack(info, buffer), best.reshape(40, 96), rtol=1e-6)
+    assert np.min(errors, axis=0).sum() < 0.9 * errors[1].sum()
 
 
 @pytest.mark.parametrize(("fmt", "most"), [("q6", 0.0205), ("q5", 0.041), ("q4", 0.083)])
