@@ -4,6 +4,6 @@
 from __future__ import annotations
 
 from rwkv_cpu.quantize.pipeline import quantize
-from rwkv_cpu.quantize.report import Report
+from rwkv_cpu.quantize.report import Report, Sensitivity
 
-__all__ = ["Report", "quantize"]
+__all__ = ["Report", "Sensitivity", "quantize"]

@@ -277,21 +277,32 @@ def _shared(clusters: Clusters) -> Clusters:
     return clusters
 
 
-def sample(reference: Reference, on_tokens: Callable[[int], None]) -> list[NDArray[np.uint32]]:
-    """What the model writes by itself from token 0 at temperature 1: text of its own kind, whatever its tokenizer."""
-    random = np.random.default_rng(_SEED)
+def sample(
+    reference: Reference,
+    on_tokens: Callable[[int], None],
+    *,
+    seed: int = _SEED,
+    n: int | None = None,
+    length: int | None = None,
+) -> list[NDArray[np.uint32]]:
+    """What the model writes by itself from token 0 at temperature 1: text of its own kind, whatever its tokenizer.
+
+    Args: seed: another one gives other samples. n, length: how many, of so many tokens; default: a calibration's.
+    """
+    n, length = n or SAMPLES, length or SAMPLE_TOKENS
+    random = np.random.default_rng(seed)
     floats = reference.model.state_floats
-    states = [np.empty((SAMPLES, floats), np.float32) for _ in range(2)]
+    states = [np.empty((n, floats), np.float32) for _ in range(2)]
     for state in states[0]:
         reference.model.init_state(state)
-    tokens: NDArray[np.uint32] = np.zeros((SAMPLES, SAMPLE_TOKENS), np.uint32)
-    for t in range(SAMPLE_TOKENS - 1):
+    tokens: NDArray[np.uint32] = np.zeros((n, length), np.uint32)
+    for t in range(length - 1):
         logits = reference.step(tokens[:, t], *states)
         # The largest of logits + Gumbel noise (-log of exponential noise) is a draw from the softmax.
         noise = random.standard_exponential(logits.shape, np.float32)
         tokens[:, t + 1] = (logits - np.log(np.maximum(noise, 1e-30, out=noise), out=noise)).argmax(1)
         states.reverse()
-        on_tokens(SAMPLES)
+        on_tokens(n)
     return list(tokens)
 
 

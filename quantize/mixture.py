@@ -8,7 +8,6 @@ part in q4 and all else unquantised. What it costs in more bits follows from the
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from rwkv_cpu import engine
 from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.memory import aligned_zeros, human_bytes
 from rwkv_cpu.quantize.calibrated import INTEGERS, PRODUCTS
+from rwkv_cpu.quantize.report import Sensitivity
 from rwkv_cpu.softmax import kl_divergence
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LADDER",
-    "Sensitivity",
     "allocate",
     "check_room",
     "integer_tensors",
@@ -50,15 +49,6 @@ _TOKENS = 4096
 _LOGITS_BYTES = 1 << 28
 # Error feedback leaves so much of a product's divergence, of an embedding's.
 _PRODUCT_LEFT, _EMBEDDING_LEFT = 0.65, 0.85
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """A part of the model: its tensors, and the divergence (nats a token) that all of them in q4 cost."""
-
-    name: str
-    tensors: tuple[str, ...]
-    divergence: float
 
 
 def parts(weights: Sequence[engine.TensorInfo], n_layer: int) -> dict[str, list[engine.TensorInfo]]:

@@ -25,7 +25,7 @@ from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import ModelWriter, Place, build_header
 from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, TokenizerBytes, find_tokenizer
 from rwkv_cpu.quantize.plan import Plan, make_plan, mix, recognise
-from rwkv_cpu.quantize.report import Report
+from rwkv_cpu.quantize.report import Report, Sensitivity
 from rwkv_cpu.quantize.workers import Output, Progress, Workers
 from rwkv_cpu.tokenizer import from_bytes
 
@@ -137,6 +137,7 @@ def quantize(
         progress = Progress(on_progress, plan.data_bytes)
         workers = stack.enter_context(Workers(threads or engine.default_threads(), cancel))
         calibrator = None
+        found: list[Sensitivity] = []
         if preset is None or text is not None:
             reference = _reference(checkpoint, config, target, workers, progress, threads, cancel)
             stack.enter_context(reference)
@@ -144,7 +145,7 @@ def quantize(
             sequences = _sequences(reference, embedded, text, str(calibration), progress)
             if preset is None:
                 room = None if size_bytes is None else size_bytes - _TABLE_ROOM * (len(plan.all) + 1)
-                plan = _mixture(reference, sequences, plan, bits, room, progress)
+                plan, found = _mixture(reference, sequences, plan, bits, room, progress)
             if text is not None:
                 calibrator = _calibrator(reference, sequences, plan, progress, foreseen)
         calibrated_with = None if calibration is None else Path(calibration).name
@@ -179,6 +180,7 @@ def quantize(
         file_bits_per_weight=8 * size / plan.parameters,
         formats=plan.formats,
         calibration=calibrated_with,
+        sensitivity=tuple(found),
         seconds=time.perf_counter() - began,
     )
     _log.info("converted %s to %s: %d bytes in %.2f s", source, target, size, report.seconds)
@@ -272,8 +274,8 @@ def _mixture(
     bits: float | None,
     size_bytes: int | None,
     progress: Progress,
-) -> Plan:
-    """The plan with a format for each tensor that fits into *bits* or *size_bytes*."""
+) -> tuple[Plan, list[Sensitivity]]:
+    """The plan with a format for each tensor that fits into *bits* or *size_bytes*; what was measured for it."""
     from rwkv_cpu.quantize import mixture
 
     tensors = mixture.integer_tensors(plan.weights)
@@ -286,7 +288,7 @@ def _mixture(
     mixture.check_room(tensors, room, rest if bits is None else None)
     progress.expect(reference.token_work * mixture.tokens_to_run(reference, sequences, tensors))
     found = mixture.measure(reference, sequences, tensors, lambda n: progress.work(reference.token_work * n))
-    return mix(plan, mixture.allocate(found, {info.name: info for info in tensors}, room))
+    return mix(plan, mixture.allocate(found, {info.name: info for info in tensors}, room)), found
 
 
 def _foresee(reference: Reference, plan: Plan, progress: Progress) -> int:

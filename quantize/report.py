@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Report"]
+__all__ = ["Report", "Sensitivity"]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A part of the model: its tensors, and the divergence (nats a token) that all of them in q4 cost."""
+
+    name: str
+    tensors: tuple[str, ...]
+    divergence: float
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Report:
         file_bits_per_weight: 8 × target_bytes / parameters.
         formats: how many tensors are stored in which format.
         calibration: "default", the text's file name, or None.
+        sensitivity: what each part of the model costs in q4, where bits or a size was asked for; else empty.
         seconds: from start to the file on the disk.
     """
 
@@ -44,6 +54,7 @@ class Report:
     file_bits_per_weight: float
     formats: dict[str, int]
     calibration: str | None
+    sensitivity: tuple[Sensitivity, ...]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def run(
         isa=isa_used,
         threads=threads_used,
         cpu=cpu_name(),
-        load_average=_load_average(),
+        load_average=load_average(),
         repeats=repeats,
         prompt_tokens=prompt,
         generated_tokens=tokens,
@@ -243,7 +243,8 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _load_average() -> float | None:
+def load_average() -> float | None:
+    """Programs that want a processor, over the last minute; None where the system does not say."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):

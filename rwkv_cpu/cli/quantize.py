@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -58,6 +58,13 @@ if TYPE_CHECKING:
 @click.option(
     "--pissa-init", type=click.Path(path_type=Path), metavar="FILE", help="For PiSSA: the file of initial factors."
 )
+@click.option(
+    "--report",
+    "report_directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Measure what it cost and how fast it runs; write DIR/index.html to look at, and DIR/report.json.",
+)
 @click.option("--threads", "-t", type=click.IntRange(min=1), help="Default: the physical cores.")
 @click.option("--force", "-f", is_flag=True, help="Replace OUT if it exists.")
 @json_option
@@ -74,6 +81,7 @@ def command(
     lora: Path | None,
     lora_alpha: float | None,
     pissa_init: Path | None,
+    report_directory: Path | None,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -99,6 +107,10 @@ def command(
     stem = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
     kind = weight_format or (f"{bits:g}bit" if bits is not None else size.replace(" ", "") if size else "q8")
     target = out or checkpoint.parent / f"{stem}-{kind}.rwkv"
+    if report_directory is not None:
+        from rwkv_cpu.report import check_ready
+
+        check_ready(report_directory)
     report = run_with_progress(
         f"{checkpoint.name} → {target.name}",
         lambda on_progress, cancel: quantize(
@@ -119,7 +131,26 @@ def command(
             cancel=cancel,
         ),
     )
-    click.echo(json.dumps(report.to_dict()) if as_json else _text(report))
+    page = None
+    if report_directory is not None:
+        given = {"lora": lora, "lora_alpha": lora_alpha, "pissa_init": pissa_init}
+        page = _write_report(report, report_directory, given, threads)
+    if as_json:
+        click.echo(json.dumps(report.to_dict() | ({} if page is None else {"report": str(page)})))
+    else:
+        click.echo(_text(report) + ("" if page is None else f"\n  report: {page}"))
+
+
+def _write_report(report: Report, directory: Path, given: dict[str, Any], threads: int | None) -> Path:
+    """Measure, write, and say where; the file is there already, whatever happens."""
+    from rwkv_cpu.report import measure, write
+    from rwkv_cpu.terminal.progress import run_with_progress
+
+    figures = run_with_progress(
+        f"{report.target.name} → report",
+        lambda on_progress, cancel: measure(report, given, threads=threads, on_progress=on_progress, cancel=cancel),
+    )
+    return write(figures, directory)
 
 
 def _bytes(text: str) -> int:

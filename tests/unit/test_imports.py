@@ -25,7 +25,7 @@ LAYERS = [
     {"generation", "quantize"},
     {"loading", "chat"},
     {"describe", "benchmark", "desktop", "evaluation", "export", "compat"},
-    {"batch", "server"},
+    {"batch", "report", "server"},
     {"terminal", "cli"},
     {"__main__"},
 ]
@@ -45,7 +45,7 @@ OWNERS = {
     "_cffi_backend": {"engine"},
     "cffi": set(),
     "gguf": {"checkpoint"},
-    "jinja2": {"chat"},
+    "jinja2": {"chat", "report"},
     "llm": {"compat"},
     "matplotlib": {"evaluation"},
     "platformdirs": {"places"},
