@@ -59,10 +59,10 @@ class Axis:
 
     def decades(self) -> list[Tick]:
         """Powers of ten inside."""
-        found = []
-        for power in range(math.ceil(math.log10(self.first) - 1e-9), math.floor(math.log10(self.last) + 1e-9) + 1):
-            found.append(Tick(self.at(10.0**power), f"10{_superscript(power)}" if power else "1"))
-        return found
+        first, last = math.ceil(math.log10(self.first) - 1e-9), math.floor(math.log10(self.last) + 1e-9)
+        return [
+            Tick(self.at(10.0**power), f"10{_superscript(power)}" if power else "1") for power in range(first, last + 1)
+        ]
 
 
 class Point(NamedTuple):
@@ -75,6 +75,8 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
+    """A line through all of a format's points."""
+
     label: str
     path: str
     key: str  # the page's colour
@@ -121,6 +123,8 @@ class GridRow(NamedTuple):
 
 
 class Grid(NamedTuple):
+    """Tensors by role and layer, with the range of their errors."""
+
     layers: list[int]
     rows: list[GridRow]
     least: float
@@ -190,10 +194,9 @@ def sensitivity_bars(sensitivity: Sequence[Sensitivity], tensors: Sequence[Tenso
     for part in sorted(sensitivity, key=lambda part: -part.divergence):
         got = sorted({formats[name] for name in part.tensors if name in formats})
         share = max(part.divergence, 0.0)
-        bars.append(
-            Bar(part.name.replace(".weight", ""), share / most, small(part.divergence), got[0] if len(got) == 1 else "mixed",
-                note=f"{100 * share / total:.0f} % of all · " + ", ".join(got))
-        )  # fmt: skip
+        label, key = part.name.replace(".weight", ""), got[0] if len(got) == 1 else "mixed"
+        note = f"{100 * share / total:.0f} % of all, " + ", ".join(got)
+        bars.append(Bar(label, share / most, small(part.divergence), key, note=note))
     return bars
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -120,7 +120,7 @@ class Figures:
 class _Stages:
     """Progress through stages of known shares; each tells how much of it is done."""
 
-    SHARES = {"reference": 6, "samples": 18, "errors": 6, "sensitivity": 30, "formats": 40}
+    SHARES: ClassVar = {"reference": 6, "samples": 18, "errors": 6, "sensitivity": 30, "formats": 40}
 
     def __init__(self, on_progress: Callable[[int, int], None] | None, cancel: CancelToken | None) -> None:
         self._on_progress = on_progress
@@ -260,9 +260,7 @@ def _tensor_figures(reference: Reference, made: Report, stages: _Stages) -> Iter
             opened.close()
 
 
-def _sensitivity(
-    reference: Reference, sequences: list[NDArray[np.uint32]], stages: _Stages
-) -> tuple[Sensitivity, ...]:
+def _sensitivity(reference: Reference, sequences: list[NDArray[np.uint32]], stages: _Stages) -> tuple[Sensitivity, ...]:
     weights = mixture.integer_tensors([info.with_format(engine.FORMAT_Q4) for info in reference.infos.values()])
     total = mixture.tokens_to_run(reference, sequences, weights)
     done = 0

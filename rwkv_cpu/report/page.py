@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkv_cpu.errors import RwkvError, UnsupportedModelError
@@ -18,6 +17,8 @@ from rwkv_cpu.memory import human_bytes
 from rwkv_cpu.report import charts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rwkv_cpu.report.figures import Figures
 
 __all__ = ["PAGE_NAME", "RECORD_NAME", "check_ready", "render", "write"]
@@ -61,7 +62,7 @@ def render(figures: Figures) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(own("page.html")).render(
+    written: str = environment.from_string(own("page.html")).render(
         figures=figures,
         made=figures.made,
         chosen=figures.formats[0],
@@ -74,11 +75,12 @@ def render(figures: Figures) -> str:
         human_bytes=human_bytes,
         small=charts.small,
         # The only text that is not escaped: the package's own.
-        style=markupsafe.Markup(style),
-        script=markupsafe.Markup(script),
+        style=markupsafe.Markup(style),  # noqa: S704
+        script=markupsafe.Markup(script),  # noqa: S704
         script_hash=_hash(script),
         style_hash=_hash(style),
     )
+    return written.lstrip()
 
 
 def _hash(text: str) -> str:
