@@ -58,6 +58,8 @@ _REMEMBERED = 1024
 
 # Bytes of weights times tokens from which the main thread leaves a pass to another thread: 0.1 s of a slow machine.
 _LONG_PASS = 1_000_000_000
+# How often a call that waits for somebody else's pass looks at its token: what cancels it must not take a lock.
+_CANCEL_SECONDS = 0.01
 # A wait without end cannot be interrupted on Windows.
 _WAIT_SECONDS = 0.05
 
@@ -152,6 +154,10 @@ class _Call:
     @property
     def n_done(self) -> int:
         return sum(job.n_done for job in self.jobs)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.cancel is not None and self.cancel.cancelled
 
 
 @dataclass(eq=False)
@@ -265,7 +271,9 @@ class Scheduler:
                     and self._leader is not None
                     and (progress is None or call.n_done == call.n_reported)
                 ):
-                    call.wake.wait(_WAIT_SECONDS if _in_main_thread() else None)
+                    call.wake.wait(_CANCEL_SECONDS if call.cancel else _WAIT_SECONDS if _in_main_thread() else None)
+                    if call.cancelled and not call.n_running and not call.finished:
+                        self._finish(call, Cancelled(n_done=call.n_done))
                 done, finished = call.n_done, call.finished
                 due = progress is not None and done != call.n_reported
                 if not due and not finished:
@@ -380,7 +388,7 @@ class Scheduler:
                 self._finish(call)
             elif self._closed is not None:
                 self._finish(call, self._closed())
-            elif call.cancel is not None and call.cancel.cancelled:
+            elif call.cancelled:
                 self._finish(call, Cancelled(n_done=call.n_done))
             elif failed and len(current.parts) == 1:
                 self._finish(call, current.error)

@@ -247,6 +247,34 @@ def test_cancelling_one_call_costs_the_others_nothing_but_time():
         assert states[i].data[1] == digest_of(ids(400, i))
 
 
+def test_a_call_that_waits_for_the_pass_of_others_is_cancelled_at_once():
+    engine, runner = FakeEngine(), scheduler()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def gate() -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    engine.gate = gate
+    token, state = CancelToken(), new_state()
+    with ThreadPoolExecutor() as pool:
+        other = Job(ids(PASS_TOKENS), "last", new_state())
+        long = pool.submit(runner.run, [other], engine)
+        assert begun.wait(60)
+        waiting = pool.submit(runner.run, [Job(ids(1), "last", state)], engine, cancel=token)
+        with runner._arrivals:
+            assert runner._arrivals.wait_for(lambda: len(runner._queue) == 2, 60)
+        token.cancel()
+        try:
+            with pytest.raises(Cancelled) as error:  # while the other's pass is under way
+                waiting.result(20)
+        finally:
+            go_on.set()
+        long.result(60)
+    assert (error.value.n_done, state.n_tokens, other.state.n_tokens) == (0, 0, PASS_TOKENS)
+    assert engine.passes == [[PASS_TOKENS]]
+
+
 def test_a_token_cancelled_before_stops_a_call_before_it_begins():
     engine, token = FakeEngine(), CancelToken()
     token.cancel()
