@@ -99,6 +99,11 @@ asan: $(VENV)/.developer
 	RWKV_CPU_SANITIZE=address,undefined LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
+	gcc $(C_FLAGS) -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined tests/c/library.c \
+	  $$(find $(ASAN) -path '*/src/*.o') -o $(ASAN)/library -lm
+	$(PY) examples/demo_for_c.py $(ASAN)/demo-world.rwkv
+	rm -rf $(ASAN)/library.files && mkdir $(ASAN)/library.files
+	$(ASAN)/library $(ASAN)/demo-world.rwkv rwkv_cpu/data/demo.rwkv $(ASAN)/library.files
 
 # Address space randomisation is off because older ThreadSanitizer run times cannot place their shadow otherwise.
 C_SOURCES = $(shell find src -name '*.c')
@@ -120,21 +125,22 @@ callgrind: $(VENV)/.engine
 callgrind-update: $(VENV)/.engine
 	$(PY) tests/callgrind/check.py --update
 
-# FUZZ_SECONDS for each of the two C functions that meet a stranger's bytes and for each of Python's readers.
+# FUZZ_SECONDS for each of the C functions that meet a stranger's bytes and for each of Python's readers.
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -O1 -g1 -fno-sanitize-recover=undefined
 FUZZ_OPTIONS = -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/
 fuzz: $(VENV)/.engine
 	@command -v clang >/dev/null || { echo "make: libFuzzer comes with clang; on Debian and Ubuntu: apt install clang" >&2; exit 1; }
-	@mkdir -p build/fuzz/model_open.corpus build/fuzz/world_vocabulary.corpus
+	@mkdir -p build/fuzz
 	@rm -rf build/fuzz/objects && mkdir -p build/fuzz/objects
 	cd build/fuzz/objects && clang $(C_FLAGS) -I$(CURDIR)/src $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined \
 	  -c $(addprefix $(CURDIR)/,$(C_SOURCES))
-	for name in model_open world_vocabulary; do clang $(C_FLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined \
+	for name in model_open world_vocabulary app; do clang $(C_FLAGS) $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined \
 	  tests/fuzz/$$name.c build/fuzz/objects/*.o -o build/fuzz/$$name -lm || exit 1; done
-	$(PY) tests/fuzz/make_seeds.py build/fuzz/model_open.corpus build/fuzz/world_vocabulary.corpus
+	$(PY) tests/fuzz/make_seeds.py $(addprefix build/fuzz/,model_open.corpus world_vocabulary.corpus app.corpus)
 	build/fuzz/model_open $(FUZZ_OPTIONS) build/fuzz/model_open.corpus
 	build/fuzz/world_vocabulary $(FUZZ_OPTIONS) -max_len=16384 build/fuzz/world_vocabulary.corpus
+	build/fuzz/app $(FUZZ_OPTIONS) build/fuzz/app.corpus
 	$(PY) tests/fuzz/readers.py --seconds $(FUZZ_SECONDS)
 
 # The library for other languages, with nothing but a C compiler. CMakeLists.txt is the same for those who have CMake.

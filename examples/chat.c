@@ -96,10 +96,8 @@ static void ask(const char *question) {
 
     uint64_t size = add_turn(RWKVC_TURN_USER, question, strlen(question), think, written, 0), answer_size = 0;
     stop = 0;
-    signal(SIGINT, on_interrupt);
     if (!read_tokens(tokens, encode(written, size, tokens), state, work, &stop))
         answer_size = write_answer(reader, answer);
-    signal(SIGINT, SIG_DFL);
     puts("");
     /* The history has the turn as the model was trained on it: without thought, stop and what came after. */
     size = add_turn(RWKVC_TURN_ASSISTANT, answer, answer_size, think, written, size);
@@ -137,6 +135,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     begin(argv[1], argv[2]);
+    signal(SIGINT, on_interrupt);
     while (printf("> "), fflush(stdout), fgets(line, sizeof line, stdin))
         if (line[strspn(line, " \t\r\n")]) ask(line);
     puts("");

@@ -66,7 +66,7 @@ def test_the_pkg_config_file_is_enough_to_compile_link_and_run(library, tmp_path
     path = {"LD_LIBRARY_PATH": str(tmp_path / "usr" / "lib")}
     run = subprocess.run([program, "/nowhere", "1"], env=path, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "no such file" in run.stderr
+    assert "No such file" in run.stderr
     static = ["cc", ROOT / "examples" / "next_token.c", f"-I{ROOT / 'src'}", LIB / "librwkv_cpu.a"]
     subprocess.run([*static, "-pthread", "-lm", "-o", program], check=True)
     run = subprocess.run([program, ROOT / "rwkv_cpu/data/demo.rwkv", "510"], capture_output=True, text=True, check=True)
