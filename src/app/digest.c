@@ -4,20 +4,26 @@
 
 /* ------------------------------------------------------------------------------------------ CRC-32 */
 
+static uint32_t crc_byte(uint32_t byte) {
+    for (int bit = 0; bit < 8; bit++) byte = byte >> 1 ^ (0xedb88320u & (0u - (byte & 1)));
+    return byte;
+}
+
 /* table[k][b]: what byte b does to the checksum when k bytes follow it. */
 static void crc_table(uint32_t table[8][256]) {
-    for (uint32_t b = 0; b < 256; b++) {
-        uint32_t crc = b;
-        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
-        table[0][b] = crc;
-    }
+    for (uint32_t b = 0; b < 256; b++) table[0][b] = crc_byte(b);
     for (int k = 1; k < 8; k++)
         for (uint32_t b = 0; b < 256; b++) table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 255];
 }
 
 uint32_t rwkvc_crc32_of(uint32_t before, const uint8_t *bytes, uint64_t size) {
-    uint32_t table[8][256], crc = ~before;
-    crc_table(table); /* a few microseconds: less than a page of input */
+    uint32_t crc = ~before;
+    if (size < 256) { /* the tables take longer */
+        for (; size; size--) crc = crc >> 8 ^ crc_byte((crc ^ *bytes++) & 255);
+        return ~crc;
+    }
+    uint32_t table[8][256];
+    crc_table(table);
     for (; size >= 8; size -= 8, bytes += 8) {
         uint32_t low, high;
         memcpy(&low, bytes, 4);

@@ -96,7 +96,7 @@ static void read_answer(const uint8_t *bytes, size_t size) {
             size_t left = size - at < step ? size - at : step;
             if (left ? rwkvc_reader_feed(reader, bytes + at, left, &piece) : rwkvc_reader_finish(reader, &piece))
                 abort();
-            memcpy(texts[which] + n, piece.text, piece.text_bytes);
+            if (piece.text_bytes) memcpy(texts[which] + n, piece.text, piece.text_bytes);
             n += piece.text_bytes;
         }
         rwkvc_reader_destroy(reader);
