@@ -21,7 +21,7 @@ define CHECK_MACHINE
 	  echo "make: Python.h is missing; on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
 endef
 
-.PHONY: help lib install c-test .venv engine chat test test-all lint types format asan tsan cross callgrind callgrind-update fuzz bench wheel clean
+.PHONY: help lib install c-test abi abi-update .venv engine chat test test-all lint types format asan tsan cross callgrind callgrind-update fuzz bench wheel clean
 
 help:
 	@echo "make chat      talk to the bundled model"
@@ -34,6 +34,7 @@ help:
 	@echo "make fuzz      damaged files for every reader, FUZZ_SECONDS=60 for each"
 	@echo "make lib       the C library, static and shared, into build/lib (no Python needed); install: PREFIX, DESTDIR"
 	@echo "make c-test    the C library's tests: exported symbols, the header, files by path, examples in C and Node.js"
+	@echo "make abi       what programs compiled before rely on is as it was (abidiff); abi-update: a new baseline"
 	@echo "make bench     speed and memory of the bundled model, or BENCH_MODEL=FILE"
 	@echo "make wheel     sdist and wheel into dist/"
 	@echo "make clean     remove what these made, .venv included"
@@ -192,6 +193,16 @@ install: lib
 
 c-test: $(VENV)/.engine lib
 	$(PY) -m pytest tests/library
+
+# Types and functions beside those of cmake/rwkv_cpu.abi: whatever a compiled program relies on is as it was. What was
+# added on purpose goes into the file by abi-update.
+ABI_LIB := build/abi
+abi abi-update:
+	@command -v abidiff >/dev/null || { echo "make: no abidiff; on Debian and Ubuntu: apt install abigail-tools" >&2; exit 1; }
+	$(MAKE) --silent lib LIB=$(ABI_LIB) CFLAGS="-g -O0 $(CFLAGS)"
+	$(if $(filter abi-update,$@),abidw --headers-dir src --drop-private-types --no-corpus-path --no-comp-dir-path \
+	  --no-show-locs --out-file cmake/rwkv_cpu.abi $(ABI_LIB)/$(LIB_SHARED),abidiff --headers-dir2 src --no-added-syms \
+	  cmake/rwkv_cpu.abi $(ABI_LIB)/$(LIB_SHARED))
 
 BENCH_MODEL ?= demo
 bench: $(VENV)/.installed
