@@ -200,9 +200,9 @@ ABI_LIB := build/abi
 abi abi-update:
 	@command -v abidiff >/dev/null || { echo "make: no abidiff; on Debian and Ubuntu: apt install abigail-tools" >&2; exit 1; }
 	$(MAKE) --silent lib LIB=$(ABI_LIB) CFLAGS="-g -O0 $(CFLAGS)"
-	$(if $(filter abi-update,$@),abidw --headers-dir src --drop-private-types --no-corpus-path --no-comp-dir-path \
-	  --no-show-locs --out-file cmake/rwkv_cpu.abi $(ABI_LIB)/$(LIB_SHARED),abidiff --headers-dir2 src --no-added-syms \
-	  cmake/rwkv_cpu.abi $(ABI_LIB)/$(LIB_SHARED))
+	abidw --headers-dir src --drop-private-types --exported-interfaces-only --drop-undefined-syms --no-corpus-path \
+	  --no-comp-dir-path --no-show-locs --out-file $(ABI_LIB)/rwkv_cpu.abi $(ABI_LIB)/$(LIB_SHARED)
+	$(if $(filter abi-update,$@),cp $(ABI_LIB)/rwkv_cpu.abi cmake,abidiff --no-added-syms cmake/rwkv_cpu.abi $(ABI_LIB)/rwkv_cpu.abi)
 
 BENCH_MODEL ?= demo
 bench: $(VENV)/.installed
