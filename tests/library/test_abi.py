@@ -71,3 +71,34 @@ def test_the_pkg_config_file_is_enough_to_compile_link_and_run(library, tmp_path
     subprocess.run([*static, "-pthread", "-lm", "-o", program], check=True)
     run = subprocess.run([program, ROOT / "rwkv_cpu/data/demo.rwkv", "510"], capture_output=True, text=True, check=True)
     assert run.stdout.strip().isdecimal()
+
+
+USER = """
+cmake_minimum_required(VERSION 3.16)
+project(user LANGUAGES C)
+find_package(rwkv_cpu REQUIRED)
+add_executable(shared main.c)
+target_link_libraries(shared PRIVATE rwkv_cpu::rwkv_cpu)
+add_executable(static main.c)
+target_link_libraries(static PRIVATE rwkv_cpu::rwkv_cpu_static)
+"""
+
+
+@pytest.mark.slow
+def test_cmake_builds_installs_and_finds_both_libraries(tmp_path, demo_path):
+    build, prefix, user = tmp_path / "build", tmp_path / "usr", tmp_path / "user"
+    output("cmake", "-S", ROOT, "-B", build, f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib")
+    output("cmake", "--build", build, "--parallel", "2")
+    output("cmake", "--install", build)
+    names = {path.name for path in (prefix / "lib").iterdir()}
+    assert {"librwkv_cpu.a", "librwkv_cpu.so", f"librwkv_cpu.so.{ABI}", "pkgconfig", "cmake"} <= names
+    exported = output("nm", "-D", "--defined-only", prefix / "lib" / "librwkv_cpu.so").split()
+    assert sorted(name.split("@")[0] for name in exported if name.startswith("rwkvc_")) == SYMBOLS
+    user.mkdir()
+    (user / "CMakeLists.txt").write_text(USER)
+    shutil.copy(ROOT / "examples" / "next_token.c", user / "main.c")
+    output("cmake", "-S", user, "-B", user / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+    output("cmake", "--build", user / "build")
+    answers = {output(user / "build" / kind, demo_path, "510") for kind in ("shared", "static")}
+    assert len(answers) == 1
+    assert answers.pop().strip().isdecimal()
