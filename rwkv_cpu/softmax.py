@@ -7,6 +7,7 @@ computed in f64, some rows at a time.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from rwkv_cpu.errors import ArgumentError, NonFiniteError, TokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -22,7 +23,8 @@ __all__ = ["Comparison", "compare_rows", "kl_divergence", "log_softmax", "token_
 
 _Float = TypeVar("_Float", bound=np.floating[Any])
 
-_BLOCK_NUMBERS = 1 << 17  # logits worked on at once, so that their f64 copies stay in the cache
+_BLOCK_NUMBERS = 1 << 16  # logits worked on at once, so that their f64 copies stay in the cache
+_MIN_BLOCKS = 8  # for fewer, threads are not worth starting
 _NAN_HINT = "The weights are damaged: `rwkv-cpu info --verify` checks a file."
 
 
@@ -56,7 +58,11 @@ def kl_divergence(reference: NDArray[np.float32], logits: NDArray[np.float32]) -
 
 
 def compare_rows(
-    reference: NDArray[np.float32], logits: NDArray[np.float32], targets: NDArray[np.integer[Any]]
+    reference: NDArray[np.float32],
+    logits: NDArray[np.float32],
+    targets: NDArray[np.integer[Any]],
+    *,
+    threads: int = 1,
 ) -> Comparison:
     """All that is said about two models' logits f32 [T, V]; *targets* [T] are the tokens that follow.
 
@@ -66,49 +72,65 @@ def compare_rows(
         raise ArgumentError(f"logits of shapes {list(reference.shape)} and {list(logits.shape)} do not compare")
     n = _checked(logits, targets)
     found = Comparison(np.empty(n), np.empty(n, np.bool_), np.empty(n), np.empty(n))
-    for rows in _blocks(logits):
-        a, log_a = _shifted(reference[rows])
-        b, log_b = _shifted(logits[rows])
+
+    def compare(rows: slice) -> None:
+        a, p, log_a = _exponentials(reference[rows])
+        b, _, log_b = _exponentials(logits[rows])
         at, following = np.arange(len(a)), targets[rows]
         found.same[rows] = a.argmax(1) == b.argmax(1)
         found.reference_loss[rows] = log_a - a[at, following]
         found.loss[rows] = log_b - b[at, following]
         with np.errstate(invalid="ignore"):
             np.subtract(a, b, out=b)
-        # Σ p·(log p - log q) = Σ p·(a - b) - (log Σ exp a - log Σ exp b)
-        found.kl[rows] = np.einsum("tv,tv->t", np.exp(a, out=a), b) / np.exp(log_a) - (log_a - log_b)
+        # Σ p·(log p - log q) = Σ p·(a - b) - (log Σ exp a - log Σ exp b), where p = exp a / Σ exp a
+        found.kl[rows] = np.einsum("tv,tv->t", p, b) / np.exp(log_a) - (log_a - log_b)
+
+    _in_blocks(compare, logits.shape, threads)
     if not (np.isfinite(found.kl).all() and np.isfinite(found.loss).all()):
         raise NonFiniteError("the logits have numbers that are not finite", hint=_NAN_HINT)
     return found
 
 
-def token_losses(logits: NDArray[np.float32], targets: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+def token_losses(
+    logits: NDArray[np.float32], targets: NDArray[np.integer[Any]], *, threads: int = 1
+) -> NDArray[np.float64]:
     """Negative natural log of the probability of each row's token, f64 [T], from logits f32 [T, V].
 
     Raises: as compare_rows().
     """
-    n = _checked(logits, targets)
-    losses = np.empty(n)
-    for rows in _blocks(logits):
-        a, log_a = _shifted(logits[rows])
+    losses = np.empty(_checked(logits, targets))
+
+    def lose(rows: slice) -> None:
+        a, _, log_a = _exponentials(logits[rows])
         losses[rows] = log_a - a[np.arange(len(a)), targets[rows]]
+
+    _in_blocks(lose, logits.shape, threads)
     if not np.isfinite(losses).all():
         raise NonFiniteError("the logits have numbers that are not finite", hint=_NAN_HINT)
     return losses
 
 
-def _shifted(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Logits less the largest of their row, and log Σ exp of that."""
+def _exponentials(
+    rows: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Logits less the largest of their row, exp of these, and the log of its sum."""
     shifted = rows.astype(np.float64)
     with np.errstate(invalid="ignore"):  # the callers tell what is not finite
         shifted -= shifted.max(1, keepdims=True)
-        return shifted, np.log(np.exp(shifted).sum(1))
+        raised = np.exp(shifted)
+        return shifted, raised, np.log(raised.sum(1))
 
 
-def _blocks(logits: NDArray[np.float32]) -> Iterator[slice]:
-    step = max(1, _BLOCK_NUMBERS // max(1, logits.shape[1]))
-    for at in range(0, len(logits), step):
-        yield slice(at, at + step)
+def _in_blocks(work: Callable[[slice], None], shape: tuple[int, ...], threads: int) -> None:
+    """*work* on all rows, some at a time. numpy lets other threads run meanwhile."""
+    step = max(1, _BLOCK_NUMBERS // max(1, shape[1]))
+    blocks = [slice(at, at + step) for at in range(0, shape[0], step)]
+    if threads == 1 or len(blocks) < _MIN_BLOCKS:
+        for block in blocks:
+            work(block)
+        return
+    with ThreadPoolExecutor(threads, "rwkv_cpu-softmax") as pool:
+        list(pool.map(work, blocks))
 
 
 def _checked(logits: NDArray[np.float32], targets: NDArray[np.integer[Any]]) -> int:

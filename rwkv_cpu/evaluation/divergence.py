@@ -71,7 +71,9 @@ def divergence(
     tokenizer = tokenizer_of(model, reference)
     ids = stream_of(tokenizer, text, max_tokens)
     pieces = predictions([reference, model], ids, window=window, cancel=cancel, progress=progress)
-    rows = joined(compare_rows(piece.logits[0], piece.logits[1], piece.targets) for piece in pieces)
+    rows = joined(
+        compare_rows(piece.logits[0], piece.logits[1], piece.targets, threads=model.threads) for piece in pieces
+    )
     seconds = time.perf_counter() - began
     own = perplexity_of(model.path.name, rows.loss, ids[1:], tokenizer, window, seconds)
     exact = perplexity_of(reference.path.name, rows.reference_loss, ids[1:], tokenizer, window, seconds)

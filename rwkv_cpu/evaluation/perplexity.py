@@ -85,7 +85,9 @@ def perplexity(
     ids = stream_of(tokenizer, text, max_tokens)
     losses = np.empty(len(ids) - 1)
     for piece in predictions([model], ids, window=window, cancel=cancel, progress=progress):
-        losses[piece.begin : piece.begin + len(piece.targets)] = token_losses(piece.logits[0], piece.targets)
+        losses[piece.begin : piece.begin + len(piece.targets)] = token_losses(
+            piece.logits[0], piece.targets, threads=model.threads
+        )
     return perplexity_of(model.path.name, losses, ids[1:], tokenizer, window, time.perf_counter() - began)
 
 

@@ -158,7 +158,7 @@ def _long(
         for at in range(first, last, size):
             end = min(at + size, last)
             logits = model.advance(ids[at:end], state, logits="all", cancel=cancel)
-            losses[at:end] = token_losses(logits, ids[at + 1 : end + 1])
+            losses[at:end] = token_losses(logits, ids[at + 1 : end + 1], threads=model.threads)
             progress(end)
         sizes.append(_rms(state))
     return losses, sizes
@@ -185,7 +185,7 @@ def _short(
         for begin, logits in zip(part, rows, strict=True):
             end = min(begin + half, n)
             if logits is not None:
-                losses[begin:end] = token_losses(logits[begin - end :], ids[begin + 1 : end + 1])
+                losses[begin:end] = token_losses(logits[begin - end :], ids[begin + 1 : end + 1], threads=model.threads)
         progress(min(2 * (part[-1] + half), 2 * n))
     return losses
 

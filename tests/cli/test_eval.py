@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from rwkv_cpu.cli import main
 from rwkv_cpu.modelfile import ModelFile
 
 TEXT = "User: What is 7 plus 5?\n\nAssistant: 7 plus 5 is 12.\n\nUser: Tell me a joke.\n\nAssistant: No.\n\n" * 8
@@ -33,6 +34,21 @@ def questions(tmp_path):
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     return path
+
+
+@pytest.fixture
+def refused(home, capsys):
+    """refused("--text", …) → (exit code, what it wrote to stderr); nothing may go to stdout. In this process: quick."""
+
+    def run(*options):
+        with pytest.raises(SystemExit) as ended:
+            main(["eval", *options])
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert "unexpected" not in shown.err
+        return ended.value.code, shown.err
+
+    return run
 
 
 def result(run) -> dict:
@@ -162,15 +178,14 @@ def test_without_matplotlib_a_plot_is_refused_before_the_work(home, text, tmp_pa
         (("--recall", "--style", "poem"), "--style"),
     ],
 )
-def test_impossible_options_are_wrong_use(rwkv, options, says):
-    run = rwkv("eval", *options)
-    assert run.returncode == 2
-    assert says in run.stderr
-    assert "hint:" in run.stderr
-    assert run.stdout == ""
+def test_impossible_options_are_wrong_use(refused, options, says):
+    code, shown = refused(*options)
+    assert code == 2
+    assert says in shown
+    assert "hint:" in shown
 
 
-def test_what_is_wrong_with_files_is_told(rwkv, text, demo_path, tmp_path, make_rwkv):
+def test_what_is_wrong_with_files_is_told(refused, text, demo_path, tmp_path, make_rwkv):
     binary, latin, empty = tmp_path / "binary", tmp_path / "latin.txt", tmp_path / "empty.txt"
     binary.write_bytes(b"ab\0c")
     latin.write_bytes("Käse".encode("latin-1"))
@@ -191,11 +206,9 @@ def test_what_is_wrong_with_files_is_told(rwkv, text, demo_path, tmp_path, make_
         (("nothing.rwkv", "--text", str(text)), "no model called"),
         ((str(other), "--recall"), "no tokenizer"),
     ]:
-        run = rwkv("eval", *options)
-        assert run.returncode == 1, options
-        assert says in run.stderr, options
-        assert "unexpected" not in run.stderr
-        assert run.stdout == ""
+        code, shown = refused(*options)
+        assert code == 1, options
+        assert says in shown, options
 
 
 def test_weights_that_are_not_finite_are_told(rwkv, text, demo_path, tmp_path):
