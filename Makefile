@@ -197,12 +197,18 @@ c-test: $(VENV)/.engine lib
 # Types and functions beside those of cmake/rwkv_cpu.abi: whatever a compiled program relies on is as it was. What was
 # added on purpose goes into the file by abi-update.
 ABI_LIB := build/abi
-abi abi-update:
+.PHONY: $(ABI_LIB)/rwkv_cpu.abi
+$(ABI_LIB)/rwkv_cpu.abi:
 	@command -v abidiff >/dev/null || { echo "make: no abidiff; on Debian and Ubuntu: apt install abigail-tools" >&2; exit 1; }
 	$(MAKE) --silent lib LIB=$(ABI_LIB) CFLAGS="-g -O0 $(CFLAGS)"
 	abidw --headers-dir src --drop-private-types --exported-interfaces-only --drop-undefined-syms --no-corpus-path \
-	  --no-comp-dir-path --no-show-locs --out-file $(ABI_LIB)/rwkv_cpu.abi $(ABI_LIB)/$(LIB_SHARED)
-	$(if $(filter abi-update,$@),cp $(ABI_LIB)/rwkv_cpu.abi cmake,abidiff --no-added-syms cmake/rwkv_cpu.abi $(ABI_LIB)/rwkv_cpu.abi)
+	  --no-comp-dir-path --no-show-locs --out-file $@ $(ABI_LIB)/$(LIB_SHARED)
+
+abi: $(ABI_LIB)/rwkv_cpu.abi
+	abidiff --no-added-syms cmake/rwkv_cpu.abi $<
+
+abi-update: $(ABI_LIB)/rwkv_cpu.abi
+	cp $< cmake/rwkv_cpu.abi
 
 BENCH_MODEL ?= demo
 bench: $(VENV)/.installed
