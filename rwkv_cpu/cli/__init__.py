@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("rwkv_cpu.cli.serve", "Serve models to another program (JSON-RPC)."),
     "quantize": ("rwkv_cpu.cli.quantize", "Turn a checkpoint into a compact .rwkv file."),
     "convert": ("rwkv_cpu.cli.convert", "Write a model as safetensors or GGUF."),
+    "compare": ("rwkv_cpu.cli.compare", "Show where two models' continuations part."),
     "info": ("rwkv_cpu.cli.info", "Describe a model file, or this machine."),
     "eval": ("rwkv_cpu.cli.eval", "Measure quality: perplexity, divergence, accuracy, recall."),
     "bench": ("rwkv_cpu.cli.bench", "Measure speed and memory."),
