@@ -26,10 +26,8 @@ PAIRS = {"q8": "Q8_0", "q4": "Q4_K_M"}
 
 def ours(checkpoint: Path, target: Path, kind: str) -> float:
     """Seconds of quantize(), in this process."""
-    from rwkv_cpu import engine
     from rwkv_cpu.quantize import quantize
 
-    engine.default_threads()
     began = time.perf_counter()
     quantize(checkpoint, target, format=kind, force=True)
     return time.perf_counter() - began

@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import sys
+import time
 from typing import Any
 
 import gguf
@@ -47,8 +48,11 @@ def main() -> int:
         entries, kept = importance(rest[0])
         options.imatrix = ctypes.cast(entries, type(options.imatrix))
         del kept[len(entries) :]
+    began = time.perf_counter()
     status = int(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options)))
+    seconds = time.perf_counter() - began
     if status == 0:
+        print(f"seconds: {seconds:.3f}")
         print(f"bits per weight: {bits_per_weight(target)}")
     return status
 

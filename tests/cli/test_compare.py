@@ -67,4 +67,4 @@ def test_wrong_use(rwkv, other, tmp_path):
     assert done.returncode == 2
     assert "no prompt" in done.stderr
     assert rwkv("compare", "demo").returncode == 2
-    assert "no such file" in rwkv("compare", "demo", str(tmp_path / "missing.rwkv")).stderr.lower()
+    assert "no model called" in rwkv("compare", "demo", str(tmp_path / "missing.rwkv")).stderr

@@ -94,7 +94,8 @@ def test_a_model_that_drafts_for_itself_is_always_right(demo_model):
 
 @pytest.mark.usefixtures("eager")
 def test_repetition_in_the_prompt_is_drafted_and_found_right(demo_model):
-    prompt = "one two three four five six seven eight. " * 6 + "one two"
+    turn = "User: What is the sun?\n\nAssistant:"
+    prompt = f"{turn} The sun is a star. It gives the Earth light and heat.\n\n" * 3 + turn
     reply = run(demo_model, prompt, SamplingParams(temperature=0), max_tokens=40)
     assert reply.stats.drafted_tokens >= reply.stats.accepted_tokens > 0
     assert reply.stats.decode_steps == reply.consumed_tokens
