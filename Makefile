@@ -21,7 +21,7 @@ define CHECK_MACHINE
 	  echo "make: Python.h is missing; on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
 endef
 
-.PHONY: help lib install c-test abi abi-update .venv engine chat test test-all lint types format asan tsan cross callgrind callgrind-update fuzz bench wheel clean
+.PHONY: help lib install c-test abi abi-update .venv engine chat test test-all lint types format asan tsan cross portable wheel-check callgrind callgrind-update fuzz bench wheel clean
 
 help:
 	@echo "make chat      talk to the bundled model"
@@ -30,6 +30,7 @@ help:
 	@echo "make asan      engine and hostile-file tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan      the thread pool under ThreadSanitizer"
 	@echo "make cross     64-bit ARM and older x86 under qemu, AVX-VNNI by its encoding: the same bits"
+	@echo "make portable  the engine for Linux (glibc, musl), macOS and Windows by zig; run here, under qemu and under wine"
 	@echo "make callgrind instructions per token beside the baseline; callgrind-update: a new baseline"
 	@echo "make fuzz      damaged files for every reader, FUZZ_SECONDS=60 for each"
 	@echo "make lib       the C library, static and shared, into build/lib (no Python needed); install: PREFIX, DESTDIR"
@@ -117,7 +118,17 @@ tsan:
 
 # What it needs and does not find is skipped, with the packages to install.
 cross: $(VENV)/.engine
-	$(PY) -m pytest tests/cross
+	$(PY) -m pytest tests/cross/test_cross.py
+
+# Wheels for other systems come from zig, which has the headers and libraries of all of them.
+$(VENV)/.release: $(VENV)/.engine
+	$(PIP) install --quiet --editable '.[release]'
+	@touch $@
+
+# PORTABLE_TESTS="built or files": the tests by name.
+PORTABLE_TESTS ?= test
+portable: $(VENV)/.release
+	$(PY) -m pytest tests/cross/test_portable.py -k "$(PORTABLE_TESTS)"
 
 # Instructions of the scalar and AVX2 paths, which neither machine nor neighbours change.
 callgrind: $(VENV)/.engine

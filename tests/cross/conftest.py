@@ -71,3 +71,17 @@ def trained_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             paths.append(folder / f"{source.stem}-{preset}.rwkv")
             quantize(source, paths[-1], format=preset, tokenizer="none")
     return paths
+
+
+@pytest.fixture(scope="session")
+def few_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Golden checkpoints of each version, in one format of each kind: for what is slow to run."""
+    folder = tmp_path_factory.mktemp("few")
+    sources = sorted((ROOT.parent / "shared" / "goldens" / "models").glob("*.pth"))
+    sources = sources or [ROOT / "tests" / "data" / "goldens" / "v7-bf16.pth"]
+    paths = []
+    for source in sources:
+        for preset in ("q8", "q4", "f16"):
+            paths.append(folder / f"{source.stem}-{preset}.rwkv")
+            quantize(source, paths[-1], format=preset, tokenizer="none")
+    return paths

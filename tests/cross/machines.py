@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C programs for processors that this machine is not, and the emulator that runs them (qemu's user mode)."""
+"""C programs for processors and systems that this machine is not, and what runs them: qemu's user mode, wine."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +19,46 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Werror", '-DRWKVC_VERSION="test"']
 X86 = platform.machine() in ("x86_64", "AMD64")
 
-# The static C library comes with the cross compiler; clang borrows it.
+ZIG = [sys.executable, "-m", "ziglang", "cc", "-fvisibility=hidden", "-target"]
+
+BUILT_ONLY = ("windows-arm", "macos-x86", "macos-arm")  # nothing here runs them: -O1 takes half the time
+
+# The static C library comes with the cross compiler; clang borrows it. zig brings those of every system.
 COMPILERS = {
-    "native": ["gcc"],
+    "native": ["gcc", "-static"],
     "arm": ["aarch64-linux-gnu-gcc", "-static"],
     "arm-clang": ["clang", "-target", "aarch64-linux-gnu", "-static"],
+    "linux-arm": [*ZIG, "aarch64-linux-gnu.2.17", "-fPIC"],
+    "musl-x86": [*ZIG, "x86_64-linux-musl", "-fPIC"],
+    "musl-arm": [*ZIG, "aarch64-linux-musl", "-fPIC"],
+    "windows-x86": [*ZIG, "x86_64-windows-gnu"],
+    "windows-arm": [*ZIG, "aarch64-windows-gnu"],
+    "macos-x86": [*ZIG, "x86_64-macos.11.0"],
+    "macos-arm": [*ZIG, "aarch64-macos.11.0"],
 }
-PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user clang"
+PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user clang wine64"
+WINE = next((path for name in ("wine64", "/usr/lib/wine/wine64", "wine") if (path := shutil.which(name))), "wine64")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A processor to run on: compiler, emulator ([]: this machine itself), the instruction sets it must find."""
+    """What to run on: compiler, emulator (none: this machine; None: nothing here can), instruction sets it finds."""
 
     compiler: str
-    emulator: tuple[str, ...] = ()
+    emulator: tuple[str, ...] | None = ()
     isas: tuple[str, ...] = ()
 
     @property
     def missing(self) -> str:
         """What keeps this machine from it; "" if nothing does."""
-        if not X86 and self.emulator[:1] == ("qemu-x86_64",):
+        emulator = self.emulator or ()
+        if not X86 and emulator[:1] in (("qemu-x86_64",), (WINE,)):
             return "an x86-64 machine"
-        needed = [COMPILERS[self.compiler][0], *self.emulator[:1]]
+        needed = [*emulator[:1]]
+        if COMPILERS[self.compiler][: len(ZIG)] == ZIG:
+            needed += [] if importlib.util.find_spec("ziglang") else ["ziglang"]
+        else:
+            needed.append(COMPILERS[self.compiler][0])
         if self.compiler == "arm-clang":
             needed.append("aarch64-linux-gnu-gcc")
         return ", ".join(tool for tool in needed if shutil.which(tool) is None)
@@ -53,6 +72,18 @@ TARGETS = {
     "neoverse-n1": Target("arm", ("qemu-aarch64", "-cpu", "neoverse-n1"), ("neon_dotprod", "neon", "scalar")),
     "arm": Target("arm", ("qemu-aarch64", "-cpu", "max"), ("neon_i8mm", "neon_dotprod", "neon", "scalar")),
     "arm-clang": Target("arm-clang", ("qemu-aarch64", "-cpu", "max"), ("neon_i8mm", "neon_dotprod", "neon", "scalar")),
+}
+
+# Other systems, for all of which zig compiles.
+ARM_ISAS = TARGETS["arm"].isas
+SYSTEMS = {
+    "linux-arm": Target("linux-arm", ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", "-cpu", "max"), ARM_ISAS),
+    "musl-x86": Target("musl-x86"),
+    "musl-arm": Target("musl-arm", ("qemu-aarch64", "-cpu", "max"), ARM_ISAS),
+    "windows-x86": Target("windows-x86", (WINE,)),
+    "windows-arm": Target("windows-arm", None),
+    "macos-x86": Target("macos-x86", None),
+    "macos-arm": Target("macos-arm", None),
 }
 
 
@@ -80,6 +111,8 @@ class Programs:
         folder = self._folder / compiler / variant
         folder.mkdir(parents=True, exist_ok=True)
         flags = [*FLAGS, *(f"-I{ROOT / name}" for name in includes)]
+        if compiler in BUILT_ONLY:
+            flags.append("-O1")
         if compiler == "native" and lib.rwkvc_isa_usable(b"avx512vnni"):
             flags.append("-DRWKVC_AVXVNNI_AS_EVEX")  # AVX-VNNI's kernels, in an encoding that this CPU has
 
@@ -104,22 +137,53 @@ class Programs:
             objects = self.objects(compiler, "engine", rest, ["src"])
             objects += self.objects(compiler, name if variant else "engine", units, [*variant, "src"])
             objects += self.objects(compiler, name, [main], [*variant, "src"])
-            target = self._folder / compiler / name / name
-            command = [*COMPILERS[compiler], "-pthread", "-static", *map(str, objects), "-o", str(target), "-lm"]
+            target = self._folder / compiler / name / (f"{name}.exe" if "windows" in compiler else name)
+            command = [*COMPILERS[compiler], "-pthread", *map(str, objects), "-o", str(target), "-lm"]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             assert run.returncode == 0, run.stderr
             self._built[compiler, name] = target
         return self._built[compiler, name]
 
-    def run(self, target: Target, name: str, *arguments: str | Path, **environment: str) -> Run:
-        """Run a program on a processor."""
+    def library(self, compiler: str) -> Path:
+        """The whole engine as one shared library."""
+        objects = self.objects(compiler, "engine", sorted((ROOT / "src").rglob("*.c")), ["src"])
+        suffix = "dll" if "windows" in compiler else "dylib" if "macos" in compiler else "so"
+        target = self._folder / compiler / f"librwkv_cpu.{suffix}"
+        command = [*COMPILERS[compiler], "-shared", "-s", *map(str, objects), "-o", str(target), "-lm"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        return target
+
+    def run(self, target: Target, name: str, *arguments: str | Path, text: str = "", **environment: str) -> Run:
+        """Run a program with *text* as its input."""
         program = self.program(target.compiler, name)
+        assert target.emulator is not None
+        # wine's own place and silence; a program that waits for it must not wait for a window
+        wine = {"WINEPREFIX": str(self._folder / "wine"), "WINEDEBUG": "-all", "DISPLAY": ""}
         run = subprocess.run(
             [*target.emulator, str(program), *map(str, arguments)],
             capture_output=True,
-            text=True,
-            env={**os.environ, "RWKV_CPU_ISA": "", **environment},
+            input=text,
+            encoding="utf-8",
+            env={**os.environ, **wine, "RWKV_CPU_ISA": "", **environment},
             timeout=600,
             check=False,
         )
         return Run(run.returncode, run.stdout, run.stderr)
+
+
+def check_same_bits(programs: Programs, target: Target, models: list[Path]) -> None:
+    """The program fails by itself when instruction sets of one processor differ; here processors are compared."""
+    reference = {
+        words[0]: words[2:]
+        for words in programs.run(TARGETS["here"], "same_bits", *models).lines()
+        if words[1] == "scalar"
+    }
+    assert {path.name for path in models} < set(reference)
+    lines = programs.run(target, "same_bits", *models).lines()
+    assert lines[0][0] == "default"
+    isas = target.isas or tuple(dict.fromkeys(words[1] for words in lines[1:]))
+    assert lines[0][1] == isas[0]
+    assert [words[:2] for words in lines[1:]] == [[name, isa] for name in reference for isa in isas]
+    for name, _, *sums in lines[1:]:
+        assert sums == reference[name]

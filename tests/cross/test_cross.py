@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cross.machines import FLAGS, ROOT, TARGETS, X86, Programs, Target
+from tests.cross.machines import FLAGS, ROOT, TARGETS, X86, Programs, Target, check_same_bits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,23 +24,6 @@ def test_every_operation_of_the_vocabulary_equals_plain_c(programs: Programs, ta
     assert [words[-2:] for words in lines[:-1]] == [["0", "wrong"]] * len(found)
     assert tuple(found) == target.isas or not target.isas
     assert lines[-1] == programs.run(TARGETS["here"], "vocabulary").lines()[-1]
-
-
-def check_same_bits(programs: Programs, target: Target, models: list[Path]) -> None:
-    """The program fails by itself when instruction sets of one processor differ; here processors are compared."""
-    reference = {
-        words[0]: words[2:]
-        for words in programs.run(TARGETS["here"], "same_bits", *models).lines()
-        if words[1] == "scalar"
-    }
-    assert {path.name for path in models} < set(reference)
-    lines = programs.run(target, "same_bits", *models).lines()
-    assert lines[0][0] == "default"
-    isas = target.isas or tuple(dict.fromkeys(words[1] for words in lines[1:]))
-    assert lines[0][1] == isas[0]
-    assert [words[:2] for words in lines[1:]] == [[name, isa] for name in reference for isa in isas]
-    for name, _, *sums in lines[1:]:
-        assert sums == reference[name]
 
 
 def test_random_models_and_packed_weights_have_the_same_bits(
