@@ -38,6 +38,7 @@ help:
 	@echo "make abi       what programs compiled before rely on is as it was (abidiff); abi-update: a new baseline"
 	@echo "make bench     speed and memory of the bundled model, or BENCH_MODEL=FILE"
 	@echo "make wheel     sdist and wheel into dist/"
+	@echo "make wheel-check  every system's wheel, audited, installed into new environments, run there, under qemu and wine"
 	@echo "make clean     remove what these made, .venv included"
 
 $(VENV)/bin/python:
@@ -129,6 +130,11 @@ $(VENV)/.release: $(VENV)/.engine
 PORTABLE_TESTS ?= test
 portable: $(VENV)/.release
 	$(PY) -m pytest tests/cross/test_portable.py -k "$(PORTABLE_TESTS)"
+
+# WHEEL_CHECK="--all": every system's wheel; "--pythons 1": one Python only.
+WHEEL_CHECK ?= --all
+wheel-check: $(VENV)/.release
+	$(PY) tests/wheel/check.py $(WHEEL_CHECK)
 
 # Instructions of the scalar and AVX2 paths, which neither machine nor neighbours change.
 callgrind: $(VENV)/.engine

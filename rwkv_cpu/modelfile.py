@@ -336,6 +336,9 @@ class ModelWriter:
             return RwkvError(f"{target}: the disk is full", hint="Free some space, or name a target on another disk.")
         if isinstance(error, FileExistsError):
             return RwkvError(f"{target}: exists already", hint="Use --force (force=True) to replace it.")
+        if os.name == "nt" and isinstance(error, PermissionError) and target.exists():
+            hint = "Windows replaces no file that is in use: close the programs that have this model open."
+            return RwkvError(f"{target}: cannot be replaced: {error.strerror}", hint=hint)
         return RwkvError(f"{target}: cannot be written: {error.strerror}", hint="Check the path and its permissions.")
 
     def _close(self) -> None:

@@ -70,6 +70,7 @@ PYCONFIG = """
 #define SIZEOF_WCHAR_T 2
 #define SIZEOF_HKEY 8
 #define HAVE_PY_SSIZE_T 1
+#include <malloc.h>
 #define PY_SSIZE_T_MAX LLONG_MAX
 typedef long long Py_ssize_t;
 #else
@@ -77,6 +78,8 @@ typedef long long Py_ssize_t;
 #define SIZEOF_WCHAR_T 4
 #define HAVE_SSIZE_T 1
 #define HAVE_UNISTD_H 1
+#define _GNU_SOURCE 1
+#include <alloca.h>
 #define HAVE_SYS_TYPES_H 1
 #define HAVE_SYS_STAT_H 1
 #endif

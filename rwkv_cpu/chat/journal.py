@@ -138,7 +138,9 @@ class Journal:
             _take(self._lock, folder.name)
             file = folder / FILE_NAME
             is_new = not file.exists()
-            self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            # O_BINARY: Windows would write two bytes for each line end, and sizes would not be those of replay().
+            binary = getattr(os, "O_BINARY", 0)
+            self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | binary, 0o600)
             try:
                 self.replay = replay(file)
                 if self.replay.size < file.stat().st_size:

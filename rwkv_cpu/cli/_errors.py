@@ -135,8 +135,10 @@ def prepare_streams() -> None:
             setattr(sys, name, _null_device("r" if name == "stdin" else "w"))
         elif hasattr(stream, "reconfigure"):
             # An in-memory or detached stream has nothing to reconfigure.
+            # Windows gives pipes and files its old code page, and other programs expect UTF-8 there as elsewhere.
+            utf8 = {"encoding": "utf-8"} if os.name == "nt" and not stream.isatty() else {}
             with contextlib.suppress(ValueError, OSError):
-                stream.reconfigure(errors="replace")
+                stream.reconfigure(errors="replace", **utf8)
 
 
 def _null_device(mode: str) -> TextIO:

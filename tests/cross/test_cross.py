@@ -66,3 +66,18 @@ def test_avxvnni_uses_its_own_encoding_and_nothing_of_avx512(compiler: str, tmp_
     assert {bytes_[:2] for bytes_ in products} == {"c4"}
     # 62 opens every EVEX instruction, and no other in 64-bit code
     assert [text for _, bytes_, text in instructions if bytes_.startswith("62")] == []
+
+
+@pytest.mark.skipif(not X86, reason="needs an x86-64 machine")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+def test_only_dispatched_units_have_avx(programs: Programs) -> None:
+    """What runs before the processor is asked, and plain C, must run on each: no VEX and no EVEX encoding in it."""
+    sources = sorted((ROOT / "src").rglob("*.c"))
+    dispatched = {"isa_avx2", "isa_avxvnni", "isa_avx512vnni"}
+    found = {}
+    for path in programs.objects("native", "engine", sources, ["src"]):
+        code = subprocess.run(["objdump", "-d", path], capture_output=True, text=True, check=True).stdout
+        lines = [line.split("\t") for line in code.splitlines() if line.count("\t") >= 2]
+        # c4, c5 and 62 open those encodings and nothing else in 64-bit code
+        found[path.stem] = sum(bytes_.split()[0] in ("c4", "c5", "62") for _, bytes_, _ in lines)
+    assert {name for name, count in found.items() if count} == dispatched
