@@ -49,7 +49,8 @@ _STYLE = {
     "grid.linewidth": 0.8,
     "xtick.color": INK,
     "ytick.color": INK,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "white",
     "legend.fontsize": 9,
     "svg.hashsalt": "rwkv_cpu",
 }
@@ -136,7 +137,7 @@ def plot_task(own: TaskResult, reference: TaskResult | None, path: str | os.Path
         axis.text(at + 1, i, f"{found.value:.1%}", va="center")
     if own.chance:
         axis.axvline(100 * own.chance, color=GREY, linestyle="--", linewidth=1.4, label=f"guessing {own.chance:.1%}")
-        axis.legend(loc="lower right")
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1))
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
