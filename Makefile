@@ -21,7 +21,7 @@ define CHECK_MACHINE
 	  echo "make: Python.h is missing; on Debian and Ubuntu: apt install python3-dev" >&2; exit 1; }
 endef
 
-.PHONY: help lib install c-test abi abi-update .venv engine chat test test-all lint types format asan tsan cross portable wheel-check callgrind callgrind-update fuzz bench wheel clean
+.PHONY: help lib install c-test abi abi-update .venv engine chat test test-all lint types format asan soak soak-asan freeze tsan cross portable wheel-check callgrind callgrind-update fuzz bench wheel clean
 
 help:
 	@echo "make chat      talk to the bundled model"
@@ -29,6 +29,8 @@ help:
 	@echo "make lint      ruff, mypy, clang-format, codespell; format: apply them"
 	@echo "make asan      engine and hostile-file tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make tsan      the thread pool under ThreadSanitizer"
+	@echo "make soak      conversations in threads, random stops and undos: no crash, no leak; SECONDS=60; soak-asan: sanitised"
+	@echo "make freeze    a program by PyInstaller (onedir, onefile) and Nuitka, started; FREEZE='onedir onefile nuitka'"
 	@echo "make cross     64-bit ARM and older x86 under qemu, AVX-VNNI by its encoding: the same bits"
 	@echo "make portable  the engine for Linux (glibc, musl), macOS and Windows by zig; run here, under qemu and under wine"
 	@echo "make callgrind instructions per token beside the baseline; callgrind-update: a new baseline"
@@ -96,17 +98,38 @@ format: $(VENV)/.developer
 # sanitiser's run time is preloaded (with the C++ one, which sentencepiece needs before it), and its leaks are not ours.
 ASAN := build/asan
 ASAN_TESTS ?= tests/engine tests/hostile
-asan: $(VENV)/.developer
+ASAN_BUILD = RWKV_CPU_SANITIZE=address,undefined $(PY) setup.py --quiet build --build-base $(ASAN) --build-lib $(ASAN)/lib
+ASAN_RUN = RWKV_CPU_SANITIZE=address,undefined \
+  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
+define CHECK_ASAN
 	@test "$$(gcc -print-file-name=libasan.so)" != libasan.so || { echo "make: this gcc has no libasan; on Fedora: dnf install libasan libubsan" >&2; exit 1; }
-	RWKV_CPU_SANITIZE=address,undefined $(PY) setup.py --quiet build --build-base $(ASAN) --build-lib $(ASAN)/lib
-	RWKV_CPU_SANITIZE=address,undefined LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
+endef
+asan: $(VENV)/.developer
+	$(CHECK_ASAN)
+	$(ASAN_BUILD)
+	$(ASAN_RUN) $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
 	gcc $(C_FLAGS) -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined tests/c/library.c \
 	  $$(find $(ASAN) -path '*/src/*.o') -o $(ASAN)/library -lm
 	$(PY) examples/demo_for_c.py $(ASAN)/demo-world.rwkv
 	rm -rf $(ASAN)/library.files && mkdir $(ASAN)/library.files
 	$(ASAN)/library $(ASAN)/demo-world.rwkv rwkv_cpu/data/demo.rwkv $(ASAN)/library.files
+
+# Conversations in threads that do what users do at random; hours of it: make soak SECONDS=36000.
+SECONDS ?= 60
+soak: $(VENV)/.engine
+	$(PY) tests/soak/soak.py --seconds $(SECONDS) --threads 2
+
+soak-asan: $(VENV)/.developer
+	$(CHECK_ASAN)
+	$(ASAN_BUILD)
+	PYTHONPATH=$(ASAN)/lib $(ASAN_RUN) $(PY) tests/soak/soak.py --seconds $(SECONDS) --threads 2 --loose-memory
+
+# Programs made of the wheel by PyInstaller and Nuitka, started, with an answer that is checked. FREEZE=onedir: one way.
+FREEZE ?= onedir onefile nuitka
+freeze: wheel
+	$(PIP) install --quiet --editable '.[freeze]'
+	$(PY) tests/freeze/freeze.py "$$(ls -t dist/*.whl | head -n 1)" $(FREEZE)
 
 # Address space randomisation is off because older ThreadSanitizer run times cannot place their shadow otherwise.
 C_SOURCES = $(shell find src -name '*.c')

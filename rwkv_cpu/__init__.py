@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .errors import RwkvError
     from .generation import Grammar, Reply, SamplingParams
     from .model import Model
+    from .places import find_models
     from .prefix_cache import PrefixCache
     from .state import State
 
@@ -40,6 +41,7 @@ __all__ = [
     "SamplingParams",
     "State",
     "__version__",
+    "find_models",
     "set_default_threads",
 ]
 
@@ -54,6 +56,7 @@ _HOMES = {
     "RwkvError": "errors",
     "SamplingParams": "generation",
     "State": "state",
+    "find_models": "places",
     "set_default_threads": "engine",
 }
 

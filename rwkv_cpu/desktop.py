@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import itertools
 import threading
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -172,8 +173,12 @@ class Desk:
         self._answer(lambda chat: chat.retry(**options))
 
     def edit(self, i: int, text: str, **options: Any) -> None:
-        """Another question in the place of the *i*-th. Arguments as Chat.edit()."""
-        self._answer(lambda chat: chat.edit(i, text, **options))
+        """Another question in the place of the *i*-th; the conversation as it was stays as a branch, "edit 1" and so on
+        unless keep_as says another name, or None. Arguments as Chat.edit().
+        """
+        names = self.chat.branches if self.chat else {}
+        free = next(name for n in itertools.count(1) if (name := f"edit {n}") not in names)
+        self._answer(lambda chat: chat.edit(i, text, **{"keep_as": free, **options}))
 
     def cancel(self) -> None:
         """Stop what is being done, within milliseconds, whatever it is. An answer's last event is still "done"."""

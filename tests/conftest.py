@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,7 @@ import pytest
 import rwkv_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +32,21 @@ hypothesis.settings.load_profile("rwkv_cpu")
 def checkout() -> Path:
     """The top of the repository."""
     return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def display() -> Iterator[str]:
+    """An X display in memory, for tests of windows: what DISPLAY is to be."""
+    if shutil.which("Xvfb") is None:
+        pytest.skip("needs an X server in memory; on Debian and Ubuntu: apt install xvfb")
+    ours, theirs = os.pipe()  # the server tells its number when it is ready
+    command = ["Xvfb", "-displayfd", str(theirs), "-screen", "0", "1280x860x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[theirs], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        os.close(theirs)
+        with os.fdopen(ours) as told:
+            number = told.readline().strip()
+        yield f":{number}"
+        server.terminate()
 
 
 @pytest.fixture(scope="session")

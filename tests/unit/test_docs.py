@@ -3,13 +3,16 @@
 
 Blocks of one page run in order, in one folder of their own, so that a later one may use what an earlier one wrote; each
 python block is a program of its own. Lines below a command must appear in its output, in that order; "…" stands for any
-text in a line, and a line of its own for any lines. A block after a line ``<!-- not run: REASON -->`` is not run.
+text in a line, and a line of its own for any lines. A block after a line ``<!-- not run: REASON -->`` is not run, and
+one after ``<!-- needs: MODULE -->`` where that can be had; windows open on a display of their own.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +21,8 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:^<!-- (?:not run: (?P<reason>[^\n]+)|needs: (?P<needs>\w+)) -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 SECONDS = 120
 
@@ -26,18 +30,30 @@ SECONDS = 120
 def blocks(page):
     """(kind, text) of what shall run, in order."""
     shown = BLOCK.finditer(page.read_text("utf-8"))
-    return [(m["kind"], m["text"]) for m in shown if m["kind"] in ("python", "console") and m["reason"] is None]
+    wanted = [m for m in shown if m["kind"] in ("python", "console") and m["reason"] is None]
+    return [(m["kind"], m["text"]) for m in wanted if m["needs"] is None or can_be_had(m["needs"])]
+
+
+def can_be_had(module):
+    if importlib.util.find_spec(module) is None:
+        return False
+    return module != "tkinter" or (
+        shutil.which("Xvfb") is not None and importlib.util.find_spec("_tkinter") is not None
+    )
 
 
 PAGES = [page for page in sorted((CHECKOUT / "docs").glob("*.md")) if blocks(page)]
 
 
 @pytest.fixture
-def run(tmp_path, demo_path):
+def run(tmp_path, demo_path, request):
     """run([...]) → all that the command wrote; it must succeed."""
     tools = Path(sys.executable).parent
     env = {**os.environ, "RWKV_CPU_HOME": str(tmp_path / "home"), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     env["PYTHONPATH"] = str(CHECKOUT)
+    env["QT_QPA_PLATFORM"] = "offscreen"
+    if "embedding" in request.node.name and shutil.which("Xvfb"):
+        env["DISPLAY"] = request.getfixturevalue("display")
     work = tmp_path / "work"
     work.mkdir()
 

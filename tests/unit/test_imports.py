@@ -27,7 +27,7 @@ LAYERS = [
     {"describe", "benchmark", "desktop", "evaluation", "export", "compat"},
     {"batch", "report", "server"},
     {"terminal", "cli"},
-    {"__main__"},
+    {"__main__", "__pyinstaller"},
 ]
 LAYER_OF = {unit: layer for layer, units in enumerate(LAYERS) for unit in units}
 
@@ -51,6 +51,7 @@ OWNERS = {
     "platformdirs": {"places"},
     "pydantic": {"compat"},
     "torch": set(),
+    "PyInstaller": {"__pyinstaller"},
 }
 
 
