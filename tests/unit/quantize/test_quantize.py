@@ -322,3 +322,22 @@ def test_pile_models_are_told_which_tokenizer_they_need(tmp_path: Path) -> None:
     with pytest.raises(RwkvError, match="50277") as caught:
         quantize(source, tmp_path / "pile.rwkv")
     assert "20B_tokenizer.json" in caught.value.hint
+
+
+# ------------------------------------------------------------------------------------ the same bytes
+
+
+@pytest.mark.parametrize("fmt", ["q8", "q6", "q5", "q4"])
+def test_the_same_bytes_on_every_instruction_set_and_thread_count(
+    checkpoint: Path, tmp_path: Path, fmt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable = [isa.name for isa in engine.isas() if isa.usable]
+    assert "scalar" in usable
+    found = set()
+    for isa in usable:
+        monkeypatch.setenv("RWKV_CPU_ISA", isa)
+        for threads in (1, 2, 3) if isa == usable[0] else (1,):
+            target = tmp_path / f"{isa}-{threads}.rwkv"
+            quantize(checkpoint, target, format=fmt, tokenizer="none", threads=threads)
+            found.add(target.read_bytes())
+    assert len(found) == 1
