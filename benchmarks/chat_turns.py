@@ -13,12 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.models import give_tokenizer
 from rwkv_cpu import Model
 from rwkv_cpu.chat import Chat
-from rwkv_cpu.checkpoint.gguf_text import standard_vocabulary
-from rwkv_cpu.tokenizer import from_bytes
 
 MESSAGE = "Tell me something about the river, please."
 ANSWER_TOKENS = 8
@@ -62,8 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     with Model.load(args.model) as model:
         found: dict[str, object] = {"model": str(model.path), "state_bytes": model.state_bytes}
-        if not model.has_tokenizer:
-            model._tokenizer = from_bytes("world", standard_vocabulary())  # noqa: SLF001 (synthetic models have none)
+        give_tokenizer(model)
         if args.undo_only:
             short = grown(model, 3)
         else:

@@ -13,7 +13,9 @@ from benchmarks.protocol import HERE
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["BITS", "EQUAL", "GGUF_BITS", "Files", "Weights"]
+    from rwkv_cpu import Model
+
+__all__ = ["BITS", "EQUAL", "GGUF_BITS", "Files", "Weights", "give_tokenizer"]
 
 VOCABULARY = HERE.parent / "rwkv_cpu" / "data" / "rwkv_vocab_v20230424.txt"
 
@@ -88,3 +90,12 @@ class Files:
         subprocess.run([self.peer_python, *map(str, command)], check=True)
         partial.rename(path)
         return path
+
+
+def give_tokenizer(model: Model) -> None:
+    """The World's, where the file has none, as synthetic ones do."""
+    from rwkv_cpu.checkpoint.gguf_text import standard_vocabulary
+    from rwkv_cpu.tokenizer import from_bytes
+
+    if not model.has_tokenizer:
+        model._tokenizer = from_bytes("world", standard_vocabulary())  # noqa: SLF001

@@ -129,6 +129,13 @@ static float find_cut_of_many(struct rwkvc_sampler *s, const float *x, const flo
     return radix_cut(s, n_near, above, target);
 }
 
+/* Whether all of x[BLOCK] are `floor` or more. */
+static bool all_from(const float *x, float floor) {
+    ivec all = {-1, -1, -1, -1};
+    for (uint32_t i = 0; i < BLOCK; i += VEC) all &= load(x + i) >= fill(floor);
+    return all[0] & all[1] & all[2] & all[3];
+}
+
 static void pad_candidates(struct candidates *c) {
     for (uint32_t i = c->n; i % BLOCK; i++) c->logits[i] = -INFINITY;
 }
@@ -140,11 +147,16 @@ static void gather(struct rwkvc_sampler *s, float floor) {
     if (floor < -FLT_MAX) floor = -FLT_MAX;
     for (uint32_t b = 0; b < s->n_padded / BLOCK; b++) {
         if (!(s->peaks[b] >= floor)) continue;
-        for (uint32_t i = b * BLOCK; i < (b + 1) * BLOCK; i++) {
-            float logit = s->logits[i];
-            c->ids[n] = i;
-            c->logits[n] = logit;
-            n += logit >= floor;
+        const float *block = s->logits + b * BLOCK;
+        if (all_from(block, floor)) { /* as where nothing is cut */
+            memcpy(c->logits + n, block, BLOCK * sizeof *block);
+            for (uint32_t i = 0; i < BLOCK; i++) c->ids[n++] = b * BLOCK + i;
+            continue;
+        }
+        for (uint32_t i = 0; i < BLOCK; i++) {
+            c->ids[n] = b * BLOCK + i;
+            c->logits[n] = block[i];
+            n += block[i] >= floor;
         }
     }
     c->n = n;
@@ -271,26 +283,29 @@ static void exclude_top_choices(struct rwkvc_sampler *s, float peak) {
     if (!(draw_uniform(s->random) < (double)s->options.xtc_probability) || threshold > 0.5) return;
     float floor = threshold > 0 ? (float)((double)peak + log_of(threshold * weigh(s, peak, 1))) : -FLT_MAX;
     float least = INFINITY;
-    uint32_t n_top = 0;
+    bool bad = false;
     for (uint32_t i = 0; i < c->n; i++) {
-        if (!(c->logits[i] >= floor)) continue;
-        n_top++;
-        least = c->logits[i] < least ? c->logits[i] : least;
+        if (i % BLOCK == 0 && block_peak(c->logits + i, &bad) < floor)
+            i += BLOCK - 1;
+        else if (c->logits[i] >= floor && c->logits[i] < least)
+            least = c->logits[i];
     }
-    if (n_top < 2) return;
-    uint32_t n = 0;
+    /* What is above the least of the top choices stays among the candidates, without a chance. */
     for (uint32_t i = 0; i < c->n; i++) {
-        if (c->logits[i] > least) continue;
-        c->ids[n] = c->ids[i];
-        c->logits[n++] = c->logits[i];
+        if (i % BLOCK == 0 && block_peak(c->logits + i, &bad) <= least)
+            i += BLOCK - 1;
+        else if (c->logits[i] > least)
+            c->logits[i] = -INFINITY;
     }
-    c->n = n;
-    pad_candidates(c);
 }
 
 static float peak_of(const struct candidates *c) {
     float peak = -INFINITY;
-    for (uint32_t i = 0; i < c->n; i++) peak = c->logits[i] > peak ? c->logits[i] : peak;
+    bool bad = false;
+    for (uint32_t i = 0; i < c->n; i += BLOCK) {
+        float best = block_peak(c->logits + i, &bad);
+        peak = best > peak ? best : peak;
+    }
     return peak;
 }
 
