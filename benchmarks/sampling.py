@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rwkv_cpu.generation.sampling import Sampler
 
-PLAIN = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+PLAIN: dict[str, object] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 SETTINGS: dict[str, dict[str, object]] = {
     "greedy": {**PLAIN, "temperature": 0.0},
     "temperature alone": PLAIN,
@@ -67,7 +67,8 @@ N_HISTORY = 1000
 def trained_like(random: np.random.Generator, n: int) -> NDArray[np.float32]:
     """Logits whose probabilities fall like 1 / rank^1.5, in a random order."""
     ranks = random.permutation(n) + 1.0
-    return (-1.5 * np.log(ranks)).astype(np.float32)
+    logits: NDArray[np.float32] = (-1.5 * np.log(ranks)).astype(np.float32)
+    return logits
 
 
 def choose(sampler: Sampler, logits: NDArray[np.float32]) -> float:

@@ -13,8 +13,10 @@ ends it where it does not pay.
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median_low
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -40,14 +42,21 @@ _MAX_STATE_BYTES = 256 << 20
 _WINDOW = 16384
 _LONGEST_MATCH = 12
 _SHORTEST_MATCH = 2
-# Before there is experience: how often the next token of a draft is right after an agreement of that many tokens, what
-# this guess weighs, and the time of a pass over several tokens: fixed, and for each (in passes over one).
-_PRIORS = {2: 0.35, 3: 0.5, 4: 0.6, 6: 0.7, 9: 0.8}
+# Before there is experience: how often the first token of a draft is right after an agreement of that many tokens, and
+# how often the next one is if those before it were; what these guesses weigh; and the time of a pass over several
+# tokens: fixed, and for each (in passes over one).
+_PRIORS = {2: 0.25, 3: 0.4, 4: 0.6, 6: 0.7, 9: 0.8}
+_PRIOR_OF_LATER = 0.8
 _PRIOR_OF_MODEL = 0.6
 _PRIOR_WEIGHT = 4.0
 _FORGET = 0.97
 _SEVERAL_COST = 1.1
 _TOKEN_COST = 0.15
+_REMEMBERED_OF_ONE, _REMEMBERED = 15, 5
+# The first few drafts are short: what checking costs here is not known yet.
+_CAUTIOUS_PASSES, _CAUTIOUS_DRAFT = 2, 3
+# What a pass takes beyond this times what is expected of it does not count as lost.
+_SURPRISE = 2.0
 # A draft must promise this much more speed. The ledger may be in the red by this much of the time so far and this many
 # passes, and remembers this many passes of gain.
 _MIN_GAIN = 1.05
@@ -83,7 +92,7 @@ class LookAhead:
 
 
 class _Rate:
-    """How often a token of a draft is right, as far as is known."""
+    """How often a token is right, as far as is known."""
 
     def __init__(self, prior: float) -> None:
         self._right = prior * _PRIOR_WEIGHT
@@ -96,6 +105,18 @@ class _Rate:
     def learn(self, right: int, tried: int) -> None:
         self._right = self._right * _FORGET**tried + right
         self._tried = self._tried * _FORGET**tried + tried
+
+
+class _Odds(NamedTuple):
+    """How often the first token of a draft is right, and one after such as were."""
+
+    first: _Rate
+    later: _Rate
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        self.first.learn(min(accepted, 1), 1)
+        if accepted and drafted > 1:
+            self.later.learn(accepted - 1, min(accepted, drafted - 1))
 
 
 class Drafts:
@@ -113,10 +134,16 @@ class Drafts:
         self._states: NDArray[np.float32] | None = None
         self._text = np.empty(2 * _WINDOW, np.uint32)
         self._n_text = 0
-        self._rates = {length: _Rate(prior) for length, prior in _PRIORS.items()}
-        self._rate_of_model = _Rate(_PRIOR_OF_MODEL)
-        self._used: _Rate = self._rate_of_model
-        self._seconds: dict[int, float] = {}  # of a pass over so many tokens
+        later = _Rate(_PRIOR_OF_LATER)
+        self._odds = {length: _Odds(_Rate(prior), later) for length, prior in _PRIORS.items()}
+        self._odds_of_model = _Odds(_Rate(_PRIOR_OF_MODEL), _Rate(_PRIOR_OF_MODEL))
+        self._used = self._odds_of_model
+        self._watched: list[int] = []  # a draft that is not checked, but compared with what comes,
+        self._watched_right = 0  # and right so far
+        self._watched_odds = self._used
+        self._passes: dict[int, deque[float]] = {}  # seconds of the last passes over so many tokens,
+        self._ratios = deque([1.0], _REMEMBERED)  # of passes over several to the first guess
+        self._seconds: dict[int, float] = {}  # and what to expect of the next
         self._balance = self._total = 0.0
         self._drafting = self._checking = 0.0
         self._refused = self._touched = 0
@@ -140,6 +167,7 @@ class Drafts:
     def note_token(self, token: int) -> None:
         """The next token of the answer was chosen."""
         self._append((token,))
+        self._watch(token)
         if self._writer is not None:
             self._writer.append(token)
 
@@ -156,11 +184,14 @@ class Drafts:
         self._drafting = 0.0
         found, length = self._look_up(most)
         if found:
-            self._used = self._rates[max(n for n in self._rates if n <= length)]
-            return found[: self._best_length(len(found), 0.0) or self._probe(length, len(found))]
+            self._used = self._odds[max(n for n in self._odds if n <= length)]
+            n = self._best_length(len(found), 0.0) or self._probe(length, len(found))
+            if n == 0 and not self._watched:
+                self._watched, self._watched_right, self._watched_odds = found, 0, self._used
+            return found[:n]
         if self._writer is None:
             return []
-        self._used = self._rate_of_model
+        self._used = self._odds_of_model
         n = self._best_length(most, self._writer.seconds)
         if n == 0:
             return []
@@ -183,38 +214,58 @@ class Drafts:
         """So many tokens of the draft that was just checked were right."""
         self.drafted += drafted
         self.accepted += accepted
-        self._used.learn(accepted, min(accepted + 1, drafted))
+        self._used.learn(drafted, accepted)
         # The first use of memory costs the system's time, which says nothing about the next pass.
         if drafted < self._touched:
             self._learn_cost(drafted + 1, self._checking)
         self._touched = max(self._touched, drafted + 1)
-        one, spent = self._seconds[1], self._checking + self._drafting
+        # What something else took meanwhile is not the draft's fault.
+        one = self._seconds[1]
+        spent = min(self._checking, _SURPRISE * self._cost(drafted + 1)) + self._drafting
         self._total += spent
         self._balance = min(self._balance + (1 + accepted) * one - spent, _MAX_CREDIT * one)
 
+    def _watch(self, token: int) -> None:
+        """Learn from the next token what the draft that is only watched would have been worth."""
+        if not self._watched:
+            return
+        if token == self._watched[self._watched_right]:
+            self._watched_right += 1
+            if self._watched_right < len(self._watched):
+                return
+        self._watched_odds.learn(len(self._watched), self._watched_right)
+        self._watched = []
+
     def _learn_cost(self, n_tokens: int, seconds: float) -> None:
-        known = self._seconds.get(n_tokens)
-        # A pass that was interrupted by something else says little: what is unusually long counts less.
-        self._seconds[n_tokens] = (
-            seconds if known is None else known + (0.1 if seconds > known else 0.3) * (seconds - known)
-        )
+        # A pass that was interrupted by something else says little: the lower median knows nothing of it.
+        if n_tokens not in self._passes:
+            guess = [] if n_tokens == 1 else [self._cost(n_tokens)]
+            self._passes[n_tokens] = deque(guess, _REMEMBERED_OF_ONE if n_tokens == 1 else _REMEMBERED)
+        self._passes[n_tokens].append(seconds)
+        if n_tokens > 1:
+            self._ratios.append(seconds / self._guess(n_tokens))
+        self._seconds[n_tokens] = median_low(self._passes[n_tokens])
 
     def _cost(self, n_tokens: int) -> float:
+        """Seconds to expect of a pass over so many tokens."""
         if n_tokens in self._seconds:
             return self._seconds[n_tokens]
-        guess = _SEVERAL_COST + _TOKEN_COST * n_tokens
-        near = min((n for n in self._seconds if n > 1), key=lambda n: abs(n - n_tokens), default=1)
-        known = 1.0 if near == 1 else _SEVERAL_COST + _TOKEN_COST * near
-        return max(self._seconds[near] / known * guess, self._seconds[1])
+        guess = self._guess(n_tokens) * median_low(self._ratios)
+        return max(guess, self._seconds[1])
+
+    def _guess(self, n_tokens: int) -> float:
+        return self._seconds[1] * (_SEVERAL_COST + _TOKEN_COST * n_tokens)
 
     def _best_length(self, most: int, seconds_each: float) -> int:
         """How many tokens to draft: what promises the most tokens per second, 0 if that gains too little."""
-        one, rate = self._seconds[1], self._used.value
+        one, rate = self._seconds[1], self._used.first.value
         allowance = self._allowance
+        if len(self._ratios) <= _CAUTIOUS_PASSES:
+            most = min(most, _CAUTIOUS_DRAFT)
         best, best_speed, expected, chance = 0, _MIN_GAIN / one, 1.0, 1.0
         for n in range(1, most + 1):
             chance *= rate
-            expected += chance
+            expected, rate = expected + chance, self._used.later.value
             cost = self._cost(n + 1) + n * seconds_each
             if cost - one > allowance:
                 break

@@ -221,3 +221,14 @@ def test_the_packages_published_example_runs(shared: Path, tmp_path: Path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip()
+
+
+def test_strategy_names_types_for_scripts_that_make_a_state(open_golden):
+    torch = pytest.importorskip("torch", reason="such scripts bring torch with them")
+    model = open_golden("v6-fp16.pth", "cuda fp16i8 *1 -> cpu fp32")
+    assert len(model.strategy) == model.n_layer + 1
+    made = []
+    for layer in model.strategy[:-1]:
+        shift = torch.zeros(model.args.n_embd, dtype=layer.atype, device=layer.device)
+        made += [shift, torch.zeros(model.n_head, model.head_size, model.head_size), shift]
+    assert np.array_equal(model.forward([1, 2], made)[0], model.forward([1, 2], None)[0])

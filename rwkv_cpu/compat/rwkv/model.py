@@ -7,6 +7,7 @@ that comes nearest to the strategy; a state list may be given to a call again ev
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +87,7 @@ class RWKV:
             head_size=config.head_size,
             vocab_size=config.n_vocab,
         )
+        self._weights = weights
         self._parts = _RWKV4_PARTS if self.version == 4 else _PARTS
         # RWKV-7 keeps [head, value, key] there, like the package; 5 and 6 keep [head, key, value], like this engine.
         self._turned = self.version >= 7
@@ -122,6 +124,20 @@ class RWKV:
         return logits.view(Tensor), state
 
     __call__ = forward
+
+    @property
+    def strategy(self) -> list[SimpleNamespace]:
+        """Device and torch types of each layer and of the head, for scripts that make their own starting state."""
+        torch = importlib.import_module("torch")  # such a script has it
+        name = self._weights.split("i")[0]
+        kind = getattr(torch, {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[name])
+        layer = {
+            "device": "cpu",
+            "atype": kind,
+            "wtype": torch.uint8 if name != self._weights else kind,
+            "stream": False,
+        }
+        return [SimpleNamespace(**layer) for _ in range(self.n_layer + 1)]
 
     def generate_zero_state(self) -> list[Any]:
         """The state before the first token, as a list."""
