@@ -90,7 +90,7 @@ static void open_under_any_name(void) {
     uint64_t size, again;
     const uint8_t *bytes = rwkvc_model_file(model, &size);
     rwkvc_model *opened;
-    const char *path = write_file("Modell für 日本語 🙂.rwkv", bytes, size);
+    const char *path = write_file("Käse, 日本語, 🙂.rwkv", bytes, size);
     OK(rwkvc_model_open_file(path, &opened));
     CHECK(memcmp(rwkvc_model_file(opened, &again), bytes, size) == 0 && again == size);
     rwkvc_model_close(opened);

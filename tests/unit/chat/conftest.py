@@ -76,8 +76,8 @@ class FakeState:
     def copy(self):
         return FakeState(list(self.ids))
 
-    def pieces(self):
-        return [" ".join(map(str, self.ids)).encode()]
+    def to_bytes(self):
+        return " ".join(map(str, self.ids)).encode()
 
 
 class FakeModel:
