@@ -8,16 +8,17 @@ the next message continues from the last kept state that fits, so that nothing f
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.chat import jinja
 from rwkv_cpu.chat.answer import Answer, AsyncAnswer, Outcome, Run
-from rwkv_cpu.chat.history import Goal, History, Node, Turn
+from rwkv_cpu.chat.history import History, Node, Turn
+from rwkv_cpu.chat.reading import read_goal
 from rwkv_cpu.chat.shelf import StateShelf
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.chat.thoughts import think_mode
-from rwkv_cpu.errors import ArgumentError, Busy, Cancelled
+from rwkv_cpu.errors import ArgumentError, Busy
 from rwkv_cpu.generation.sampling import SamplingParams
 from rwkv_cpu.generation.stop import StopMatcher
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from rwkv_cpu.chat.recorder import Recorder, Unanswered
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
@@ -35,39 +37,6 @@ __all__ = ["Answer", "Chat", "Turn"]
 DEFAULT_MAX_TOKENS = 2048
 DEFAULT_SNAPSHOT_BYTES = 256_000_000
 DEFAULT_DISK_BYTES = 2_000_000_000
-
-# A longer prompt gets a snapshot at its end, so that /retry need not read it again; for a shorter one the snapshot
-# before it is near enough.
-_LONG_PROMPT_TOKENS = 32
-
-
-class Unanswered(NamedTuple):
-    """A question whose answer was never finished, and which turn it would have been (from 0)."""
-
-    text: str
-    turn: int
-
-
-class Recorder(Protocol):
-    """Who writes down what happens, as it happens: chat.sessions."""
-
-    def began(self, history: History) -> None:
-        """A new conversation."""
-
-    def asked(self, parent: Node, text: str) -> None:
-        """A question is going to be answered."""
-
-    def took(self, node: Node, branch: str) -> None:
-        """It was, and *node* is the head of *branch*."""
-
-    def dropped(self) -> None:
-        """It was not, and counts as not asked."""
-
-    def moved(self, history: History) -> None:
-        """The head or the branches changed."""
-
-    def close(self) -> None:
-        """Nothing more will happen."""
 
 
 class Chat:
@@ -518,7 +487,7 @@ class Chat:
         def read_prompt() -> tuple[State, list[int], int]:
             if self._recorder is not None:
                 self._recorder.asked(goal.parent, text)
-            return self._read_prompt(goal, stop_token, run.tell_progress)
+            return read_goal(self.model, history, self._start, goal, stop_token, run.tell_progress)
 
         def finish(outcome: Outcome | None) -> None:
             try:
@@ -558,57 +527,6 @@ class Chat:
         if self.template.jinja:
             return jinja.stops_of(self.template.jinja)
         return self.template.stops(think)
-
-    def _read_prompt(
-        self, goal: Goal, cancel: CancelToken | None, on_progress: Callable[[int, int], None] | None
-    ) -> tuple[State, list[int], int]:
-        """A state of its own that has read *goal* up to the returned last ids (at least one), and how many it read now.
-
-        Raises:
-            Cancelled: what was read until then is kept, so that it is not lost.
-        """
-        known, unread = self._history.nearest(goal)
-        cache = self.model.prefix_cache if known is None else None
-        if known is not None:
-            state = known.copy()
-        else:
-            state = self.model.new_state() if self._start is None else self._start.copy()
-        if cache is not None:
-            unread = unread[cache.find(state, unread) :]
-        total = len(unread) - 1
-        done = 0
-
-        def progress(piece_done: int, _total: int) -> None:
-            if on_progress is not None:
-                on_progress(done + piece_done, total + 1)
-
-        for mark in self._marks(goal, total + 1):
-            n = mark - (len(goal.ids) - len(unread))
-            if n <= 0:
-                continue
-            try:
-                self.model.advance(unread[:n], state, logits="none", cancel=cancel, progress=progress)
-            except Cancelled as error:
-                n_read = len(goal.ids) - len(unread) + error.n_done
-                if n_read > 0:
-                    self._history.keep(goal, n_read, state)
-                raise
-            done, unread = done + n, unread[n:]
-            self._history.keep(goal, mark, state)
-            if cache is not None and mark == goal.n_opening:
-                cache.add(state)
-        return state, unread, done
-
-    @staticmethod
-    def _marks(goal: Goal, n_unread: int) -> list[int]:
-        """After how many of the goal's ids a state is worth keeping."""
-        n = len(goal.ids)
-        marks = {goal.n_opening} if goal.n_opening >= _LONG_PROMPT_TOKENS else set()
-        if 0 < goal.shared < n:
-            marks.add(goal.shared)
-        if n_unread >= _LONG_PROMPT_TOKENS:
-            marks.add(n - 1)
-        return sorted(marks)
 
 
 def _texts(stop: str | Sequence[str]) -> tuple[str, ...]:

@@ -17,9 +17,10 @@ import weakref
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rwkv_cpu.chat.conversation import DEFAULT_DISK_BYTES, DEFAULT_SNAPSHOT_BYTES, Chat, Unanswered
+from rwkv_cpu.chat.conversation import DEFAULT_DISK_BYTES, DEFAULT_SNAPSHOT_BYTES, Chat
 from rwkv_cpu.chat.history import Turn, are_ids
 from rwkv_cpu.chat.journal import FILE_NAME, Journal, replay
+from rwkv_cpu.chat.recorder import Unanswered
 from rwkv_cpu.chat.shelf import StateShelf
 from rwkv_cpu.chat.store import start_mark, tokenizer_mark
 from rwkv_cpu.chat.template import ChatTemplate
@@ -63,7 +64,7 @@ class SessionInfo:
 
 
 class SessionRecorder:
-    """Writes what happens in a conversation into its journal; see conversation.Recorder."""
+    """Writes what happens in a conversation into its journal; see recorder.Recorder."""
 
     def __init__(self, chat: Chat, journal: Journal, folder: Path) -> None:
         # The chat owns this: no circle, so that a dropped chat closes its session at once.

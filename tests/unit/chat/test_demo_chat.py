@@ -11,6 +11,7 @@ import pytest
 
 from rwkv_cpu import CancelToken, Model
 from rwkv_cpu.chat import Chat
+from rwkv_cpu.chat.reading import read_goal
 from rwkv_cpu.generation.sampling import SamplingParams
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -47,7 +48,7 @@ def test_the_demo_answers_as_in_its_transcripts(model, shared):
 
 def state_after(chat, text="And you?"):
     """The state in which the next message would be answered."""
-    state, rest, _ = chat._read_prompt(chat.history.goal(text), None, None)
+    state, rest, _ = read_goal(chat.model, chat.history, None, chat.history.goal(text), None, None)
     chat.model.advance(rest, state, logits="none")
     return state.data.copy()
 
