@@ -35,7 +35,7 @@ def ours(checkpoint: Path, target: Path, kind: str) -> float:
 
 def theirs(peer: str, source: Path, target: Path, kind: str) -> float:
     """Seconds of llama_model_quantize, as its worker says."""
-    run = [peer, HERE / "worker_llama_quantize.py", source, target, kind]
+    run: list[str | Path] = [peer, HERE / "worker_llama_quantize.py", source, target, kind]
     said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
     return float(said.rpartition("seconds: ")[2].split()[0])
 
