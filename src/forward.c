@@ -269,8 +269,7 @@ static rwkvc_status run_pass(call *c, uint32_t rows) {
     rwkvc_pass *pass = &c->pass;
     const rwkvc_config *config = &c->model->config;
     uint64_t embd = config->size[RWKVC_SIZE_EMBD], att = rwkvc_row_floats(config->size[RWKVC_SIZE_ATT]);
-    uint64_t layer_bytes = (c->model->arch->scratch_floats(config) + 64) * sizeof(float) * rows +
-                           rwkvc_sparse_floats(config->size[RWKVC_SIZE_FFN]) * sizeof(float);
+    uint64_t layer_bytes = (c->model->arch->scratch_floats(config) + 64) * sizeof(float) * rows;
     uint64_t head_bytes = rwkvc_input_floats(embd, 2) * sizeof(float) * rows;
     uint64_t row_bytes =
         rows * ((2 * embd + att) * sizeof(float) + sizeof(uint64_t) + 3 * sizeof(uint32_t)) + 8 * RWKVC_ALIGN;

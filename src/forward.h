@@ -60,8 +60,6 @@ typedef struct {
     uint32_t ld, cols, n_tokens;
     uint32_t parts; /* int8 numbers per activation: 1, or 2 for 16 bits; 0 when the weights are floats */
     rwkvc_q8_input q8;
-    uint32_t *nonzero;        /* [groups] one token's non-zero inputs (a channel mix's value); NULL otherwise */
-    rwkvc_sparse_quad *quads; /* [groups, 8] which they are */
 } rwkvc_input;
 
 /* Floats from row to row where tokens have `cols` each: rows a power of two apart would share few sets of the cache. */
@@ -71,8 +69,8 @@ static inline uint64_t rwkvc_row_floats(uint64_t cols) {
 
 /* f32 of scratch that an input of `cols` takes per token, at most, */
 uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts);
-/* and that the list of one token's non-zero inputs takes. */
-uint64_t rwkvc_sparse_floats(uint64_t cols);
+/* and that the list of its non-zero inputs takes where the weights are a channel mix's value. */
+uint64_t rwkvc_nonzero_floats(uint64_t cols);
 /* Take scratch for the activations of a product with `weight`. */
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens);
 /* After rows[t] was written: what else the product needs of it, */

@@ -73,7 +73,7 @@ static rwkvc_status prepare_product(bench *b) {
     if (!b->bytes) return rwkvc_fail(RWKVC_E_ARGUMENT, "format %u cannot hold a tensor of kind %u", p->format, p->kind);
     b->weights = rwkvc_alloc(b->bytes * p->copies);
     b->out = rwkvc_alloc((uint64_t)p->tokens * p->rows * sizeof(float));
-    uint64_t floats = rwkvc_input_floats(p->cols, 2) * p->tokens + rwkvc_sparse_floats(p->cols) + SLACK;
+    uint64_t floats = (rwkvc_input_floats(p->cols, 2) + rwkvc_nonzero_floats(p->cols)) * p->tokens + SLACK;
     b->pass.scratch = (rwkvc_scratch){rwkvc_alloc(floats * sizeof(float)), floats * sizeof(float), 0};
     if (!b->weights || !b->out || !b->pass.scratch.memory)
         return rwkvc_fail(RWKVC_E_NOMEM, "out of memory for %u weight matrices", p->copies);

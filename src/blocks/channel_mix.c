@@ -49,5 +49,6 @@ bool rwkvc_channel_mix(rwkvc_pass *pass, uint32_t layer, const rwkvc_channel_mix
 
 uint64_t rwkvc_channel_mix_floats(const rwkvc_config *config) {
     uint64_t n_embd = config->size[RWKVC_SIZE_EMBD];
-    return 3 * n_embd + 2 * rwkvc_input_floats(n_embd, 1) + rwkvc_input_floats(config->size[RWKVC_SIZE_FFN], 1);
+    uint64_t n_ffn = config->size[RWKVC_SIZE_FFN];
+    return 3 * n_embd + 2 * rwkvc_input_floats(n_embd, 1) + rwkvc_input_floats(n_ffn, 1) + rwkvc_nonzero_floats(n_ffn);
 }

@@ -5,7 +5,9 @@
 
 enum {
     ITEM_BYTES = 1 << 15, /* weights of one item when few tokens wait for memory */
-    QUADS = RWKVC_GROUP / 4,
+    FINISH_TOKENS = 8,
+    REPACKING = 96, /* non-zero inputs of a group */
+    FEW_TOKENS = 16, /* up to these value columns are read whole: memory counts, not the caches' size */
     GROUP_UNITS = 2, /* panels whose outputs are one group of inputs */
     PLAIN_GROUP = 4  /* panels per call of the plain kernel */
 };
@@ -20,9 +22,8 @@ uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts) {
     return rwkvc_row_floats(cols) + parts * even_groups(cols) * (RWKVC_GROUP / 4 + 2) + 5 * RWKVC_PANEL;
 }
 
-uint64_t rwkvc_sparse_floats(uint64_t cols) {
-    uint64_t groups = even_groups(cols);
-    return groups + groups * QUADS * sizeof(rwkvc_sparse_quad) / 4 + 2 * RWKVC_PANEL;
+uint64_t rwkvc_nonzero_floats(uint64_t cols) {
+    return even_groups(cols) * (sizeof(rwkvc_sparse_group) + 1) / sizeof(float) + 2 * RWKVC_PANEL;
 }
 
 rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint32_t n_tokens) {
@@ -36,39 +37,19 @@ rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint3
     input.q8.values = (int8_t *)rwkvc_take(pass, groups * RWKVC_GROUP / 4);
     input.q8.scales = rwkvc_take(pass, groups);
     input.q8.offsets = (int32_t *)rwkvc_take(pass, groups);
-    if (weight->kind == RWKVC_KIND_VALUE && n_tokens == 1) {
-        input.nonzero = (uint32_t *)rwkvc_take(pass, input.q8.groups);
-        uint64_t quads = (uint64_t)input.q8.groups * QUADS;
-        input.quads = (rwkvc_sparse_quad *)rwkvc_take(pass, quads * sizeof *input.quads / 4);
+    if (weight->kind == RWKVC_KIND_VALUE) {
+        input.q8.nonzero = (rwkvc_sparse_group *)rwkvc_take(pass, groups * sizeof *input.q8.nonzero / sizeof(float));
+        input.q8.counts = (uint8_t *)rwkvc_take(pass, rwkvc_ceil_div(groups, sizeof(float)));
     }
     return input;
 }
 
-/* The non-zero int8 of one token's group, four at a time; gaps repeat a column with 0. */
-static uint32_t list_nonzero(const int8_t *values, uint32_t first_column, rwkvc_sparse_quad *quads) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < RWKVC_GROUP; i += 8) {
-        uint64_t eight;
-        memcpy(&eight, values + i, sizeof eight);
-        for (uint32_t j = i; eight; j++, eight >>= 8) {
-            if (!(eight & 0xff)) continue;
-            quads[n / 4].column[n % 4] = first_column + j;
-            quads[n / 4].value[n % 4] = values[j];
-            n++;
-        }
-    }
-    for (uint32_t i = n; i % 4; i++) {
-        quads[i / 4].column[i % 4] = quads[i / 4].column[0];
-        quads[i / 4].value[i % 4] = 0;
-    }
-    return n;
-}
-
+/* Of one token. */
 static void count_reads(const rwkvc_input *input, rwkvc_value_reads *reads) {
     reads->inputs += input->cols;
     for (uint32_t g = 0; g < input->q8.groups; g++) {
-        reads->columns += input->nonzero[g];
-        reads->groups += input->nonzero[g] > 0;
+        reads->columns += input->q8.counts[g];
+        reads->groups += input->q8.counts[g] > 0;
     }
 }
 
@@ -78,10 +59,6 @@ static void ready_groups(const rwkvc_pass *pass, const rwkvc_input *input, const
                          uint32_t last, uint32_t first_group, uint32_t n_groups) {
     if ((uint64_t)(first_group + n_groups) * RWKVC_GROUP >= input->cols) n_groups = input->q8.groups - first_group;
     pass->kernels->q8_quantise(x, ldx, first, last, first_group, n_groups, input->cols, input->parts, &input->q8);
-    if (!input->nonzero) return;
-    for (uint32_t g = first_group; g < first_group + n_groups; g++)
-        input->nonzero[g] =
-            list_nonzero(input->q8.values + (uint64_t)g * RWKVC_GROUP, g * RWKVC_GROUP, input->quads + g * QUADS);
 }
 
 void rwkvc_input_ready_groups(const rwkvc_pass *pass, const rwkvc_input *input, uint32_t first, uint32_t last,
@@ -111,14 +88,17 @@ static uint64_t unit_bytes(const rwkvc_tensor *w) {
 /* Whether its outputs become int8 as soon as they stand: a group of 32 is two panels of a matrix. */
 static bool quantises(const rwkvc_linear *p) { return p->into && p->into->parts; }
 
-/* A thread's memory: panels unpacked from other formats, then rows on their way to int8. */
-static uint64_t unpacked_bytes(const rwkvc_model *model) {
+/* A thread's memory: panels unpacked from other formats or sums of a value's rows, then rows on their way to int8. */
+static uint64_t unpacked_bytes(const rwkvc_model *model, uint32_t n_tokens) {
     uint64_t matrix = even_groups(model->widest_matrix) / 2, value = 4ull * even_groups(model->widest_value) / 2;
-    return (matrix > value ? matrix : value) * RWKVC_Q8_RECORD;
+    uint64_t few = n_tokens < FEW_TOKENS ? n_tokens : FEW_TOKENS, many = n_tokens;
+    uint64_t sums = few * RWKVC_VALUE_MOST > many * RWKVC_VALUE_UNIT ? few * RWKVC_VALUE_MOST : many * RWKVC_VALUE_UNIT;
+    uint64_t panels = (matrix > value ? matrix : value) * RWKVC_Q8_RECORD;
+    return panels > sums * sizeof(float) ? panels : sums * sizeof(float);
 }
 
 uint64_t rwkvc_thread_bytes(const rwkvc_model *model, uint32_t n_tokens) {
-    return unpacked_bytes(model) + (uint64_t)n_tokens * RWKVC_GROUP * sizeof(float);
+    return unpacked_bytes(model, n_tokens) + (uint64_t)n_tokens * RWKVC_GROUP * sizeof(float);
 }
 
 /* Where an item writes its outputs: row `token` of rows `ld` apart, from output `first_row` on. */
@@ -127,6 +107,7 @@ typedef struct {
     float *out;
     uint64_t ld;
     uint32_t first_row;
+    bool sparse; /* is_sparse */
 } target;
 
 static void finish(const rwkvc_pass *pass, const target *to, const float *sums, uint32_t ld_sums, uint32_t token,
@@ -184,24 +165,36 @@ static value_panel value_panel_of(const rwkvc_tensor *w, uint32_t unit) {
                          unit * RWKVC_VALUE_UNIT % rows, groups};
 }
 
-/* Blocks of 16 rows, one behind the other, of one slice. */
-static void value_finish(const rwkvc_pass *pass, const target *to, const float *sums, uint32_t n_blocks,
-                         uint32_t ld_block, uint32_t token, uint32_t n, uint32_t row) {
-    for (uint32_t block = 0; block < n_blocks && row + 16 * block < to->p->weight->rows; block++)
-        finish(pass, to, sums + block * ld_block, RWKVC_PANEL, token, n, row + 16 * block);
+/* n_blocks of 16 rows, ld_block floats apart, of sums ld_sums apart from token to token. A token's rows are written
+ * together: outputs of tokens a power of two apart share few sets of the cache. */
+static void value_finish(const rwkvc_pass *pass, const target *to, const float *sums, uint32_t ld_sums,
+                         uint32_t n_blocks, uint32_t ld_block, uint32_t token, uint32_t n, uint32_t row) {
+    for (uint32_t t = 0; t < n; t += FINISH_TOKENS)
+        for (uint32_t block = 0; block < n_blocks && row + 16 * block < to->p->weight->rows; block++)
+            finish(pass, to, sums + block * ld_block + (uint64_t)t * ld_sums, ld_sums, token + t,
+                   n - t < FINISH_TOKENS ? n - t : FINISH_TOKENS, row + 16 * block);
 }
 
 /* As many of the units first..last-1 as lie in one panel; returns how many. */
-static uint32_t value_sparse_units(const rwkvc_pass *pass, const target *to, uint32_t first, uint32_t last) {
+static uint32_t value_sparse_units(const rwkvc_pass *pass, const target *to, uint32_t first, uint32_t last,
+                                   float *sums) {
     const rwkvc_linear *p = to->p;
     value_panel panel = value_panel_of(p->weight, first);
     uint32_t rows = (uint32_t)rwkvc_min(panel.height - panel.row, (uint64_t)(last - first) * RWKVC_VALUE_UNIT);
-    float sums[RWKVC_VALUE_MOST];
     pass->kernels->value_sparse[p->weight->format](panel.bytes, p->weight->book, panel.height, panel.row, rows,
-                                                   panel.groups, p->input->nonzero, p->input->quads,
-                                                   p->input->q8.scales, p->input->q8.offsets, sums);
-    value_finish(pass, to, sums, rows / RWKVC_PANEL, RWKVC_PANEL, 0, 1, first * RWKVC_VALUE_UNIT);
+                                                   panel.groups, &p->input->q8, sums);
+    value_finish(pass, to, sums, rows, rows / RWKVC_PANEL, RWKVC_PANEL, 0, p->input->n_tokens,
+                 first * RWKVC_VALUE_UNIT);
     return (rows + RWKVC_VALUE_UNIT - 1) / RWKVC_VALUE_UNIT;
+}
+
+/* Whether a value matrix is multiplied by its non-zero inputs one by one, or after making ordinary panels of it, which
+ * costs as much as some more inputs of each group, all tokens together. The sums are the same. */
+static bool is_sparse(const rwkvc_pass *pass, const rwkvc_linear *p) {
+    if (!is_integer(p->weight) || p->weight->kind != RWKVC_KIND_VALUE) return false;
+    uint64_t groups = (uint64_t)p->input->q8.groups * p->input->n_tokens, inputs = 0;
+    for (uint64_t i = 0; i < groups; i++) inputs += p->input->q8.counts[i];
+    return inputs <= pass->kernels->sparse_inputs * groups + (uint64_t)REPACKING * p->input->q8.groups;
 }
 
 /* Many tokens: 64 rows become four ordinary panels whose rows stand in rwkvc_value_row's order. */
@@ -221,7 +214,7 @@ static void value_dense_part(const rwkvc_pass *pass, const target *to, const val
             for (uint32_t t = 0; t < n; t++)
                 for (uint32_t b = 0; b < 4; b++)
                     memcpy(ordered + b * block + 16 * t + 4 * v, sums + v * block + 16 * t + 4 * b, 4 * sizeof *sums);
-        value_finish(pass, to, ordered, 4, block, c, n, row);
+        value_finish(pass, to, ordered, RWKVC_PANEL, 4, block, c, n, row);
     }
 }
 
@@ -254,8 +247,9 @@ static void units(const rwkvc_pass *pass, const target *to, uint32_t first, uint
             plain_units(pass, to, u, last - u < PLAIN_GROUP ? last - u : PLAIN_GROUP);
         return;
     }
-    if (p->input->nonzero) {
-        for (uint32_t u = first; u < last;) u += value_sparse_units(pass, to, u, last);
+    if (to->sparse) {
+        for (uint32_t u = first; u < last;)
+            u += value_sparse_units(pass, to, u, last, (float *)pass->thread_memory[thread]);
         return;
     }
     for (uint32_t u = first; u < last; u++) {
@@ -270,11 +264,11 @@ static void units(const rwkvc_pass *pass, const target *to, uint32_t first, uint
 static void units_into(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t first, uint32_t last, uint32_t thread) {
     const rwkvc_input *into = p->into;
     bool listened = pass->options->inputs; /* then the rows themselves are wanted */
-    float *memory = (float *)(pass->thread_memory[thread] + unpacked_bytes(pass->model));
+    float *memory = (float *)(pass->thread_memory[thread] + unpacked_bytes(pass->model, into->n_tokens));
     for (uint32_t u = first; u < last; u += GROUP_UNITS) {
         uint32_t row = u * RWKVC_PANEL;
         target to =
-            listened ? (target){p, into->rows, into->ld, 0} : (target){p, memory, GROUP_UNITS * RWKVC_PANEL, row};
+            listened ? (target){p, into->rows, into->ld, 0, false} : (target){p, memory, GROUP_UNITS * RWKVC_PANEL, row, false};
         units(pass, &to, u, last - u < GROUP_UNITS ? last : u + GROUP_UNITS, thread);
         ready_groups(pass, into, listened ? into->rows + row : memory, to.ld, 0, into->n_tokens, u / GROUP_UNITS, 1);
     }
@@ -284,6 +278,7 @@ typedef struct {
     const rwkvc_pass *pass;
     const rwkvc_linear *products;
     uint32_t grain[16], first_item[17];
+    bool sparse[16];
 } region;
 
 static void run_item(void *arg, uint32_t item, uint32_t thread) {
@@ -297,7 +292,7 @@ static void run_item(void *arg, uint32_t item, uint32_t thread) {
         units_into(r->pass, p, first, last, thread);
         return;
     }
-    target to = {p, p->into ? p->into->rows : p->out, p->into ? p->into->ld : p->ld, 0};
+    target to = {p, p->into ? p->into->rows : p->out, p->into ? p->into->ld : p->ld, 0, r->sparse[i]};
     units(r->pass, &to, first, last, thread);
 }
 
@@ -327,13 +322,16 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
     for (uint32_t i = 0; i < n; i++) {
         uint64_t grain = target / unit_bytes(products[i].weight);
         r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;
-        if (products[i].input->nonzero) /* whole columns, as far as there are panels enough for all threads */
+        r.sparse[i] = is_sparse(pass, &products[i]);
+        if (r.sparse[i] && products[i].input->n_tokens > FEW_TOKENS)
+            r.grain[i] = 1;
+        else if (r.sparse[i]) /* whole columns, as far as there are panels enough for all threads */
             r.grain[i] =
                 (uint32_t)rwkvc_min(rwkvc_value_panel(rwkvc_bits(products[i].weight->format)) / RWKVC_VALUE_UNIT,
                                     rwkvc_ceil_div(n_units(products[i].weight), rwkvc_pool_threads(pass->pool)));
         if (quantises(&products[i])) r.grain[i] = (uint32_t)rwkvc_round_up(r.grain[i], GROUP_UNITS);
         r.first_item[i + 1] = r.first_item[i] + (uint32_t)rwkvc_ceil_div(n_units(products[i].weight), r.grain[i]);
     }
-    if (products[0].input->nonzero) count_reads(products[0].input, pass->value_reads);
+    if (r.sparse[0] && products[0].input->n_tokens == 1) count_reads(products[0].input, pass->value_reads);
     return rwkvc_parallel(pass->pool, r.first_item[n], run_item, &r);
 }

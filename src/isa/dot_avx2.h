@@ -35,4 +35,4 @@ VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) {
     return (vi){dot_small_8(acc.lo, w.lo, x), dot_small_8(acc.hi, w.hi, x)};
 }
 
-enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1 };
+enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1, SPARSE_INPUTS = 12 };

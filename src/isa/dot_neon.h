@@ -73,4 +73,4 @@ VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) {
 #undef EACH_2
 #undef EACH_3
 
-enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1 };
+enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1, SPARSE_INPUTS = 12 };

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "isa/nonzero.h"
+
 typedef struct {
     __m256 lo, hi;
 } vf;
@@ -121,6 +123,13 @@ VEC int32_t vi_sum(vi a) {
 VEC void vi_store_i8(int8_t *p, vi a) {
     __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
     _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+VEC uint32_t vi_nonzero(vi lo, vi hi, uint8_t *place, int8_t *value) {
+    int8_t q[33];
+    vi_store_i8(q, lo);
+    vi_store_i8(q + 16, hi);
+    q[32] = 0;
+    return rwkvc_nonzero(q, place, value);
 }
 
 VEC vb vb_load(const uint8_t *p) {

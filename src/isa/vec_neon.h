@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "isa/nonzero.h"
+
 typedef struct {
     float32x4_t a, b, c, d;
 } vf;
@@ -121,6 +123,13 @@ VEC int32_t vi_sum(vi x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vadd
 VEC void vi_store_i8(int8_t *p, vi x) {
     int16x8_t lo = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), hi = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
     vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+VEC uint32_t vi_nonzero(vi lo, vi hi, uint8_t *place, int8_t *value) {
+    int8_t q[33];
+    vi_store_i8(q, lo);
+    vi_store_i8(q + 16, hi);
+    q[32] = 0;
+    return rwkvc_nonzero(q, place, value);
 }
 
 VEC vb vb_load(const uint8_t *p) { return (vb){vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}; }

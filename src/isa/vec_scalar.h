@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "formats/format.h"
+#include "isa/nonzero.h"
 
 typedef struct {
     float lane[16];
@@ -183,6 +184,14 @@ VEC int32_t vi_sum(vi a) {
     return sum;
 }
 VEC void vi_store_i8(int8_t *p, vi a) { EACH_LANE p[lane_] = (int8_t)a.L; }
+/* Of 32 int8 those that are not 0, in order, and their places: how many. Zeros follow up to a multiple of four; place and
+ * value have room for 32. */
+VEC uint32_t vi_nonzero(vi lo, vi hi, uint8_t *place, int8_t *value) {
+    int8_t q[33] = {0};
+    vi_store_i8(q, lo);
+    vi_store_i8(q + 16, hi);
+    return rwkvc_nonzero(q, place, value);
+}
 
 VEC vb vb_load(const uint8_t *p) {
     vb r;
@@ -259,4 +268,4 @@ VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 #undef L
 #undef EACH_LANE
 
-enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 1, WKV_BLOCKS = 1 };
+enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 1, WKV_BLOCKS = 1, SPARSE_INPUTS = 16 };

@@ -22,6 +22,7 @@ const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .name = RWKVC_TEXT(ISA),
     .q8_tile = Q8_TILE,
     .plain_tile = PLAIN_TILE,
+    .sparse_inputs = SPARSE_INPUTS,
     .panel = {OF_FORMATS(panel), [RWKVC_FORMAT_Q8] = KERNEL(q8_panel)},
     .unpack = {OF_FORMATS(unpack)},
     .value_sparse = {OF_FORMATS(value_sparse), [RWKVC_FORMAT_Q8] = KERNEL(value_sparse_8)},

@@ -25,6 +25,13 @@ typedef enum {
     RWKVC_RELU2    /* out = max(y, 0)^2 */
 } rwkvc_epilogue;
 
+/* The int8 of a group that are not zero, in order: their places in the group and themselves; up to a multiple of four
+ * zeros follow. */
+typedef struct {
+    uint8_t place[RWKVC_GROUP];
+    int8_t value[RWKVC_GROUP];
+} rwkvc_sparse_group;
+
 /* Activations of `columns` columns (tokens x parts) as int8 in groups of 32 with a scale each, in the order the
  * products read them: tiles of `tile` columns (the last may be smaller, n of them); in a tile group by group
  *   values  [groups, 8 quads, n, 4 int8]     scales f32 [groups, n]     offsets i32 [groups, n] = -128 * sum
@@ -33,15 +40,11 @@ typedef struct {
     int8_t *values;
     float *scales;
     int32_t *offsets;
+    /* Of a channel mix's value: [groups, n] non-zero int8 of a column's group, and how many they are. NULL otherwise. */
+    rwkvc_sparse_group *nonzero;
+    uint8_t *counts;
     uint32_t groups, columns, tile;
 } rwkvc_q8_input;
-
-/* One of a channel mix's non-zero inputs, four at a time: columns of the value matrix and their int8. A group has room
- * for as many as it may need. */
-typedef struct {
-    uint32_t column[4];
-    int8_t value[4];
-} rwkvc_sparse_quad;
 
 /* A head's part of one RWKV-7 sequence, all f32, rows `ld` apart from token to token; pointers at the head's first
  * channel. Sequence rows only; N = head_size. */
@@ -101,6 +104,7 @@ typedef struct {
 typedef struct rwkvc_kernels {
     const char *name;
     uint32_t q8_tile, plain_tile;
+    uint32_t sparse_inputs; /* of a group's 32: with many columns and fewer non-zero ones, value_sparse is the faster */
 
     /* The following by format; NULL for formats of floats. `book`: of a q4 tensor, else NULL. */
 
@@ -110,13 +114,11 @@ typedef struct rwkvc_kernels {
                                    uint32_t first_column, uint32_t n, float *out);
     /* The same panel as one of q8 (not for q8). */
     void (*unpack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
-    /* Rows of a value panel, from a multiple of 128 on, a multiple of 128 (of a q8 panel's end 64) of them, times sparse
-     * activations.
-     * Group g has columns[g] of them, four a quad from quads[8 * g] on. */
+    /* Rows of a value panel, from a multiple of 128 on, a multiple of 128 (of a q8 panel's end 64) of them, times all
+     * columns of an input that lists what is not zero: sums[column, rows]. */
     void (*value_sparse[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height,
-                                          uint32_t first_row, uint32_t rows, uint32_t groups, const uint32_t *columns,
-                                          const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets,
-                                          float *out);
+                                          uint32_t first_row, uint32_t rows, uint32_t groups,
+                                          const rwkvc_q8_input *input, float *sums);
     /* Rows 64 * part.. as four MATRIX panels of q8, of even groups / 2 records, row order rwkvc_value_row. */
     void (*value_repack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part,
                                           uint32_t groups, uint8_t *panels);

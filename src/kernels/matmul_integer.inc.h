@@ -120,72 +120,187 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const rw
 
 /* -------------------------------------------------------------------- value matrices, by columns */
 
-/* One group of `parts` x 16 rows: sums += their products. Of q8 four parts are 64 rows, of fewer bits eight are 128, the
- * first four those in a byte's low half. `s`: the rows' scales. */
-VEC void KERNEL(value_group)(const uint32_t bits, vb table, const uint8_t *group, const uint8_t *planes, uint64_t size,
-                             const uint16_t *s, uint32_t columns, const rwkvc_sparse_quad *quads, float scale,
-                             int32_t offset, float *sums, const uint32_t parts) {
-    vi dot[8];
-    UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, offset);
-    for (uint32_t i = 0; 4 * i < columns; i++) {
-        uint64_t at[4];
-        for (int k = 0; k < 4; k++) at[k] = quads[i].column[k] % RWKVC_GROUP * size;
-        KERNEL(quads) q;
-        if (bits == 8) {
-            UNROLL for (uint32_t half = 0; half < parts / 4; half++) {
-                const uint8_t *rows = group + 64 * half;
-                vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]),
-                              vb_load(rows + at[3]), q.line);
-                UNROLL for (uint32_t v = 0; v < 4; v++) dot[4 * half + v] =
-                    vi_dot(dot[4 * half + v], vw_from(q.line[v]), quads[i].value);
-            }
-            continue;
-        }
-        vb_interleave(vb_load(group + at[0]), vb_load(group + at[1]), vb_load(group + at[2]), vb_load(group + at[3]),
-                      q.line);
-        UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] =
-            vb_zip(planes + at[0] + 16 * k, planes + at[1] + 16 * k, planes + at[2] + 16 * k, planes + at[3] + 16 * k);
-        UNROLL for (uint32_t v = 0; v < parts; v++) KERNEL(dot_quad)(bits, table, &q, v, quads[i].value, dot + v, 1);
-    }
-    UNROLL for (uint32_t v = 0; v < parts; v++)
-        vf_store(sums + 16 * v,
-                 vf_fma(vf_mul(vf_from_vi(dot[v]), vf_load_half(s + 16 * v)), vf_set1(scale), vf_load(sums + 16 * v)));
+/* Rows of a value panel as a product walks through them, group after group. */
+typedef struct {
+    const uint8_t *lines, *planes; /* of the first row: 64 bytes of a column, and what is above their low 4 bits */
+    const uint16_t *scales;
+    uint64_t stride, size; /* bytes from group to group, from column to column */
+    uint32_t line_rows;    /* that 64 bytes of a column hold, of less than 8 bits their low 4 */
+} KERNEL(value_rows);
+
+VEC KERNEL(value_rows)
+    KERNEL(value_rows_at)(const uint32_t bits, const uint8_t *panel, uint32_t height, uint32_t row, uint32_t group) {
+    KERNEL(value_rows)
+    r = {.stride = (uint64_t)height * rwkvc_group_bytes(bits),
+         .size = (uint64_t)height * bits / 8,
+         .line_rows = bits == 8 ? 64 : 128};
+    panel += group * r.stride;
+    r.lines = panel + row / r.line_rows * 64;
+    r.planes = panel + height / 2 + 16 * (bits - 4) * (row / r.line_rows);
+    r.scales = (const uint16_t *)(panel + RWKVC_GROUP * r.size) + row;
+    return r;
 }
 
-/* A column is read whole, line after line: `size` bytes that the processor's own prefetchers help with. */
-VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
-                              uint32_t first_row, uint32_t rows, uint32_t groups, const uint32_t *columns,
-                              const rwkvc_sparse_quad *quads, const float *scales, const int32_t *offsets, float *out) {
-    enum { AHEAD = 8 }; /* groups */
-    vb table = bits == 4 ? vb_table(book) : vb_load(panel);
-    float sums[RWKVC_VALUE_MOST];
-    for (uint32_t i = 0; i < rows; i += 16) vf_store(sums + i, vf_zero());
-    const uint64_t stride = (uint64_t)height * rwkvc_group_bytes(bits), size = (uint64_t)height * bits / 8;
-    const uint32_t line_rows =
-        bits == 8 ? 64 : 128; /* that 64 bytes of a column hold, of less than 8 bits their low 4 */
-    const uint8_t *group = panel + first_row / line_rows * 64;
-    const uint8_t *planes = panel + height / 2 + 16 * (bits - 4) * (first_row / line_rows);
-    const uint16_t *s = (const uint16_t *)(panel + RWKVC_GROUP * size) + first_row;
-    for (uint32_t g = 0; g < groups; g++, quads += 8, group += stride, planes += stride, s += stride / 2) {
-        if (g + AHEAD < groups) {
-            const uint64_t far = AHEAD * stride;
-            for (uint32_t i = 0; i < columns[g + AHEAD]; i++) {
-                uint64_t at = far + quads[8 * AHEAD + i / 4].column[i % 4] % RWKVC_GROUP * size;
-                for (uint32_t row = 0; row < rows; row += line_rows) PREFETCH(group + at + row / line_rows * 64);
-                if (bits == 5 || bits == 6) PREFETCH(planes + at);
-            }
-            for (uint32_t row = 0; row < rows; row += 32) PREFETCH(s + far / 2 + row);
+/* Four inputs of one column: dot[parts] += products of as many times 16 rows. Of q8 four parts are 64 rows, of fewer bits
+ * eight are 128, the first four those in a byte's low half. */
+VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(value_rows) * r, const uint8_t *place,
+                            const int8_t *values, vi *dot, const uint32_t parts) {
+    uint64_t at[4];
+    UNROLL for (int k = 0; k < 4; k++) at[k] = place[k] * r->size;
+    KERNEL(quads) q;
+    if (bits == 8) {
+        UNROLL for (uint32_t half = 0; half < parts / 4; half++) {
+            const uint8_t *rows = r->lines + 64 * half;
+            vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]), vb_load(rows + at[3]),
+                          q.line);
+            UNROLL for (uint32_t v = 0; v < 4; v++) dot[4 * half + v] =
+                vi_dot(dot[4 * half + v], vw_from(q.line[v]), values);
         }
-        if (columns[g] == 0) continue;
-        uint32_t row = 0;
-        for (; row + 128 <= rows; row += 128) KERNEL(value_group)
-        (bits, table, group + row / line_rows * 64, planes + 16 * (bits - 4) * (row / line_rows), size, s + row,
-         columns[g], quads, scales[g], offsets[g], sums + row, 8);
-        if (bits == 8 && row < rows) KERNEL(value_group)
-        (bits, table, group + row, planes, size, s + row, columns[g], quads, scales[g], offsets[g], sums + row, 4);
+        return;
     }
-    for (uint32_t v = 0; v < rows / 16; v++)
-        for (uint32_t lane = 0; lane < 16; lane++) out[v / 4 * 64 + rwkvc_value_row(v % 4, lane)] = sums[16 * v + lane];
+    vb_interleave(vb_load(r->lines + at[0]), vb_load(r->lines + at[1]), vb_load(r->lines + at[2]),
+                  vb_load(r->lines + at[3]), q.line);
+    UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] =
+        vb_zip(r->planes + at[0] + 16 * k, r->planes + at[1] + 16 * k, r->planes + at[2] + 16 * k,
+               r->planes + at[3] + 16 * k);
+    UNROLL for (uint32_t v = 0; v < parts; v++) KERNEL(dot_quad)(bits, table, &q, v, values, dot + v, 1);
+}
+
+/* acc[parts] += one group of a column with `count` inputs; of no more than 4 * most, if that is not 0. */
+VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * r, const rwkvc_q8_input *input,
+                             uint64_t at, uint32_t count, const float *scales, vf *acc, const uint32_t parts,
+                             const uint32_t most) {
+    vi dot[8];
+    const rwkvc_sparse_group *nonzero = &input->nonzero[at];
+    UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, input->offsets[at]);
+    if (most) {
+        UNROLL for (uint32_t i = 0; i < 4 * most; i += 4) KERNEL(value_quad)
+        (bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
+    } else {
+        for (uint32_t i = 0; i < count; i += 4) KERNEL(value_quad)
+        (bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
+    }
+    vf scale = vf_set1(input->scales[at]);
+    UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
+        vf_fma(vf_mul(vf_from_vi(dot[v]), vf_load(scales + 16 * v)), scale, acc[v]);
+}
+
+/* Groups that stay in the first level's cache while all columns use them. */
+enum { VALUE_STEP = 4 };
+
+/* sums[parts, 16] += `steps` groups from entry `at` on, entries of a column `n` apart. `scales`: [steps, ld] as f32. */
+VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r, const rwkvc_q8_input *input,
+                            uint64_t at, uint32_t n, uint32_t steps, const float *scales, uint32_t ld, float *sums,
+                            const uint32_t parts) {
+    vf acc[8];
+    UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_load(sums + 16 * v);
+    for (uint32_t step = 0; step < steps; step++, at += n, scales += ld, r.lines += r.stride, r.planes += r.stride) {
+        uint32_t count = input->counts[at];
+        if (count == 0) continue;
+        if (count <= 4)
+            KERNEL(value_group)(bits, table, &r, input, at, count, scales, acc, parts, 1);
+        else if (count <= 8)
+            KERNEL(value_group)(bits, table, &r, input, at, count, scales, acc, parts, 2);
+        else
+            KERNEL(value_group)(bits, table, &r, input, at, count, scales, acc, parts, 0);
+    }
+    UNROLL for (uint32_t v = 0; v < parts; v++) vf_store(sums + 16 * v, acc[v]);
+}
+
+/* Ask for what a later group will need: of many columns everything, else the columns that are not zero, each read whole,
+ * line after line: `size` bytes that the processor's own prefetchers help with. */
+VEC void KERNEL(value_prefetch)(const uint32_t bits, const KERNEL(value_rows) * r, uint32_t rows, uint32_t group,
+                                const rwkvc_q8_input *input) {
+    if (input->columns > input->tile) {
+        for (uint64_t column = 0; column < RWKVC_GROUP; column++)
+            for (uint32_t row = 0; row < rows; row += r->line_rows)
+                PREFETCH(r->lines + column * r->size + row / r->line_rows * 64);
+    } else {
+        for (uint32_t t = 0; t < input->columns; t++) {
+            uint64_t at = (uint64_t)group * input->columns + t;
+            for (uint32_t i = 0; i < input->counts[at]; i++) {
+                uint64_t column = input->nonzero[at].place[i] * r->size;
+                for (uint32_t row = 0; row < rows; row += r->line_rows)
+                    PREFETCH(r->lines + column + row / r->line_rows * 64);
+                if (bits == 5 || bits == 6) PREFETCH(r->planes + column);
+            }
+        }
+    }
+    for (uint32_t row = 0; row < rows; row += 32) PREFETCH(r->scales + row);
+}
+
+/* Accumulators of 64 rows in the rows' order (rwkvc_value_row). */
+VEC void KERNEL(value_order)(float *sums) {
+    float acc[RWKVC_VALUE_ROWS];
+    memcpy(acc, sums, sizeof acc);
+    for (uint32_t v = 0; v < 4; v++)
+        for (uint32_t lane = 0; lane < 16; lane += 4)
+            memcpy(sums + rwkvc_value_row(v, lane), acc + 16 * v + lane, 4 * sizeof *sums);
+}
+
+/* Copy 128 rows (at the end of a q8 panel 64) of a group for reading them over and over: lines a power of two apart
+ * that leave out the other rows would use only some of the cache's sets. */
+VEC void KERNEL(value_copy)(const uint32_t bits, const KERNEL(value_rows) * from, uint32_t rows,
+                            const KERNEL(value_rows) * to) {
+    uint8_t *lines = (uint8_t *)to->lines, *planes = (uint8_t *)to->planes;
+    for (uint32_t column = 0; column < RWKVC_GROUP; column++) {
+        for (uint32_t row = 0; row < rows; row += from->line_rows)
+            vb_store(lines + column * to->size + row / from->line_rows * 64,
+                     vb_load(from->lines + column * from->size + row / from->line_rows * 64));
+        if (bits == 5 || bits == 6)
+            memcpy(planes + column * to->size, from->planes + column * from->size, 16 * (bits - 4));
+    }
+}
+
+VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
+                              uint32_t first_row, uint32_t rows, uint32_t groups, const rwkvc_q8_input *all,
+                              float *sums) {
+    enum { AHEAD = 8, COLUMN = 128 }; /* groups; bytes */
+    const rwkvc_q8_input input = *all;
+    const bool copied = rows <= 128 && input.columns > input.tile;
+    vb table = bits == 4 ? vb_table(book) : vb_load(panel);
+    float scales[VALUE_STEP * RWKVC_VALUE_MOST];
+    uint8_t copy[VALUE_STEP * RWKVC_GROUP * COLUMN];
+    for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += 16) vf_store(sums + i, vf_zero());
+    for (uint32_t g = 0; g < groups; g += VALUE_STEP) {
+        uint32_t steps = groups - g < VALUE_STEP ? groups - g : VALUE_STEP;
+        KERNEL(value_rows) first = KERNEL(value_rows_at)(bits, panel, height, first_row, g);
+        KERNEL(value_rows)
+        tile = {copy, copy + 64, NULL, RWKVC_GROUP * COLUMN, COLUMN, first.line_rows};
+        for (uint32_t step = 0; step < steps; step++) {
+            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row, g + step);
+            for (uint32_t row = 0; row < rows; row += 16)
+                vf_store(scales + step * rows + row, vf_load_half(r.scales + row));
+            if (copied) {
+                KERNEL(value_copy)(bits, &r, rows, &tile);
+                tile.lines += tile.stride, tile.planes += tile.stride;
+            }
+            if (g + step + AHEAD >= groups) continue;
+            r = KERNEL(value_rows_at)(bits, panel, height, first_row, g + step + AHEAD);
+            KERNEL(value_prefetch)(bits, &r, rows, g + step + AHEAD, all);
+        }
+        tile.lines = copy, tile.planes = copy + 64;
+        for (uint32_t base = 0; base < input.columns; base += input.tile) {
+            uint32_t n = input.columns - base < input.tile ? input.columns - base : input.tile;
+            for (uint32_t t = 0; t < n; t++) {
+                uint64_t at = (uint64_t)base * input.groups + (uint64_t)g * n + t;
+                PREFETCH(&input.nonzero[at + (uint64_t)input.tile * input.groups]);
+                float *to = sums + (uint64_t)(base + t) * rows;
+                if (copied && rows == 128) {
+                    KERNEL(value_part)(bits, table, tile, &input, at, n, steps, scales, rows, to, 8);
+                    continue;
+                }
+                for (uint32_t row = 0; row < rows; row += 128) {
+                    KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g);
+                    if (bits == 8 && row + 128 > rows)
+                        KERNEL(value_part)
+                    (bits, table, r, &input, at, n, steps, scales + row, rows, to + row, 4);
+                    else KERNEL(value_part)(bits, table, r, &input, at, n, steps, scales + row, rows, to + row, 8);
+                }
+            }
+        }
+    }
+    for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += RWKVC_VALUE_ROWS) KERNEL(value_order)(sums + i);
 }
 
 VEC void KERNEL(value_repack)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
@@ -247,10 +362,8 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
 #define VALUE_KERNELS(bits_)                                                                                           \
     static void KERNEL(value_sparse_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
                                              uint32_t first_row, uint32_t rows, uint32_t groups,                       \
-                                             const uint32_t *columns, const rwkvc_sparse_quad *quads,                  \
-                                             const float *scales, const int32_t *offsets, float *out) {                \
-        KERNEL(value_sparse)                                                                                           \
-        (bits_, panel, book, height, first_row, rows, groups, columns, quads, scales, offsets, out);                   \
+                                             const rwkvc_q8_input *input, float *sums) {                               \
+        KERNEL(value_sparse)(bits_, panel, book, height, first_row, rows, groups, input, sums);                        \
     }                                                                                                                  \
     static void KERNEL(value_repack_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t height,               \
                                              uint32_t part, uint32_t groups, uint8_t *panels) {                        \
@@ -296,6 +409,8 @@ VEC void KERNEL(q8_put)(vi q_lo, vi q_hi, float scale, uint64_t column, uint32_t
     uint64_t at = column * input->groups + (uint64_t)group * n + t;
     input->scales[at] = scale;
     input->offsets[at] = -128 * vi_sum(vi_add(q_lo, q_hi));
+    if (input->nonzero)
+        input->counts[at] = (uint8_t)vi_nonzero(q_lo, q_hi, input->nonzero[at].place, input->nonzero[at].value);
 }
 
 VEC void KERNEL(q8_quantise_group)(vf lo, vf hi, uint32_t parts, rwkvc_column c, uint32_t group,

@@ -26,10 +26,11 @@ SRC = ROOT / "src"
 INNER = """
 typedef enum { RWKVC_STORE, RWKVC_ADD, RWKVC_TANH, RWKVC_SIGMOID, RWKVC_RELU2 } rwkvc_epilogue;
 typedef struct { const uint8_t *data, *book; uint32_t kind, format, rows, cols; } rwkvc_tensor;
+typedef struct { uint8_t place[32]; int8_t value[32]; } rwkvc_sparse_group;
 typedef struct {
-    int8_t *values; float *scales; int32_t *offsets; uint32_t groups, columns, tile;
+    int8_t *values; float *scales; int32_t *offsets; rwkvc_sparse_group *nonzero; uint8_t *counts;
+    uint32_t groups, columns, tile;
 } rwkvc_q8_input;
-typedef struct { uint32_t column[4]; int8_t value[4]; } rwkvc_sparse_quad;
 typedef struct {
     uint32_t tokens, head_size, ld;
     const float *r; float *w; float *k; float *v; float *a; float *kk; const float *v_mix; float *v_first;
@@ -50,13 +51,12 @@ typedef struct {
 } rwkvc_wkv4;
 typedef struct {
     const char *name;
-    uint32_t q8_tile, plain_tile;
+    uint32_t q8_tile, plain_tile, sparse_inputs;
     void (*panel[6])(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input, uint32_t first_column,
                      uint32_t n, float *out);
     void (*unpack[6])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
     void (*value_sparse[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t first_row,
-                            uint32_t rows, uint32_t groups, const uint32_t *columns, const rwkvc_sparse_quad *quads,
-                            const float *scales, const int32_t *offsets, float *out);
+                            uint32_t rows, uint32_t groups, const rwkvc_q8_input *input, float *sums);
     void (*value_repack[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t part, uint32_t groups,
                             uint8_t *panels);
     void (*quantise[6])(const float *x, const int8_t *book, int8_t *q, uint16_t *scales);

@@ -56,6 +56,11 @@ class Input:
         self.raw = ffi.new("rwkvc_q8_input *")
         self.raw.values, self.raw.scales = self.values.pointer, self.scales.pointer
         self.raw.offsets = ffi.cast("int32_t *", self.offsets.pointer)
+        self.nonzero = Guarded(ffi, self.groups * self.columns * 64, np.uint8)
+        self.counts = Guarded(ffi, self.groups * self.columns, np.uint8)
+        if parts == 1:
+            self.raw.nonzero = ffi.cast("rwkvc_sparse_group *", self.nonzero.pointer)
+            self.raw.counts = self.counts.pointer
         self.raw.groups, self.raw.columns, self.raw.tile = self.groups, self.columns, kernels.q8_tile
         self.tile = int(kernels.q8_tile)
         x = np.ascontiguousarray(x, np.float32)
@@ -65,7 +70,7 @@ class Input:
                 at = ffi.from_buffer("float[]", x[token:]) + min(32 * group, cols)
                 n = min(4, self.groups - group)
                 kernels.q8_quantise(at, cols, token, last, group, n, cols, parts, self.raw)
-        for guarded in (self.values, self.scales, self.offsets):
+        for guarded in (self.values, self.scales, self.offsets, self.nonzero, self.counts):
             guarded.check()
 
     def column(self, c: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -235,39 +240,46 @@ def test_integer_products_have_the_same_bits_as_scalar(
     assert found[0].tobytes() == found[1].tobytes()
 
 
-def sparse_list(inner: Any, acts: Input) -> tuple[Any, Any]:
-    """Non-zero inputs as value_sparse wants them: how many of each group, and quads, eight a group."""
-    values, _, _ = acts.column(0)
-    counts = []
-    raw = inner.ffi.new("rwkvc_sparse_quad[]", acts.groups * 8)
-    for g in range(acts.groups):
-        nonzero = [i for i in range(32 * g, 32 * g + 32) if values[i]]
-        counts.append(len(nonzero))
-        for i in range(0, len(nonzero), 4):
-            columns, entry = nonzero[i : i + 4], raw[8 * g + i // 4]
-            entry.column = [*columns, *[columns[0]] * (4 - len(columns))]
-            entry.value = [*(int(values[c]) for c in columns), *[0] * (4 - len(columns))]
-    return inner.ffi.new("uint32_t[]", counts), raw
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("tokens", [1, 4, 29])
+def test_the_list_of_what_is_not_zero_is_in_order_and_padded(
+    inner: Any, kernels: Any, zeros: float, tokens: int
+) -> None:
+    rng = np.random.default_rng(tokens)
+    x = rng.standard_normal((tokens, 160)) * (rng.random((tokens, 160)) >= zeros)
+    acts = Input(inner, kernels, x)
+    for t in range(tokens):
+        base, values = t // acts.tile * acts.tile, acts.column(t)[0].reshape(-1, 32)
+        n = min(acts.tile, tokens - base)
+        for group in range(acts.groups):
+            at = base * acts.groups + group * n + t - base
+            expected, found = np.flatnonzero(values[group]), acts.nonzero.array[64 * at :][:64]
+            assert acts.counts.array[at] == expected.size
+            assert np.array_equal(found[: expected.size], expected)
+            assert np.array_equal(found[32:][: expected.size].view(np.int8), values[group][expected])
+            padded = -(-expected.size // 4) * 4
+            assert not found[32:][expected.size : padded].any()
+            assert (found[:padded] < 32).all()
 
 
 @pytest.mark.parametrize("fmt", INTEGERS)
 @pytest.mark.parametrize(("rows", "cols"), [(64, 32), (128, 100), (256, 96), (320, 257), (900, 1024)])
-@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize(("zeros", "tokens"), [(0.0, 1), (0.5, 1), (0.9, 1), (1.0, 1), (0.8, 3), (0.5, 26), (0.9, 26)])
 def test_sparse_and_dense_value_products_agree_and_equal_numpy(
-    inner: Any, kernels: Any, fmt: int, rows: int, cols: int, zeros: float
+    inner: Any, kernels: Any, fmt: int, rows: int, cols: int, zeros: float, tokens: int
 ) -> None:
     ffi, rng = inner.ffi, np.random.default_rng(rows + cols)
     weights = Weights(rng, engine.KIND_VALUE, fmt, rows, cols, scaled=True)
-    x = rng.integers(-15, 16, (1, cols)).astype(np.float32)
+    x = rng.integers(-15, 16, (tokens, cols)).astype(np.float32)
     x[:, ::32] = 127
-    x *= rng.random((1, cols)) >= zeros
+    x *= rng.random((tokens, cols)) >= zeros
     x[:, ::32] *= 127 / np.maximum(1, np.abs(x[:, ::32]))  # scales of 1, or no scale
     acts = Input(inner, kernels, x)
-    used = acts.column(0)[0].reshape(-1, 32) * acts.column(0)[1][:, None]
-    expected = np.zeros((rows + 127) // 128 * 128)
-    expected[:rows] = weights.values @ used.reshape(-1)[:cols].astype(float)
+    columns = [acts.column(t) for t in range(tokens)]
+    used = np.array([values.reshape(-1, 32) * scales[:, None] for values, scales, _ in columns])
+    expected = np.zeros((tokens, (rows + 127) // 128 * 128))
+    expected[:, :rows] = used.reshape(tokens, -1)[:, :cols].astype(float) @ weights.values.T
     whole = np.allclose(used, np.rint(used))
-    counts, quads = sparse_list(inner, acts)
     groups = -(-cols // 32)
     slice_rows, panel_rows = (64, 256) if weights.bits == 8 else (128, 512)
     _, book = weights.pointers(ffi)
@@ -279,36 +291,26 @@ def test_sparse_and_dense_value_products_agree_and_equal_numpy(
         for row, end in ((0, some), (some, height)):  # any whole units at a time
             if row == end:
                 continue
-            sparse = Guarded(ffi, end - row, np.float32)
-            kernels.value_sparse[fmt](
-                pointer,
-                book,
-                height,
-                row,
-                end - row,
-                groups,
-                counts,
-                quads,
-                acts.raw.scales,
-                acts.raw.offsets,
-                sparse.pointer,
-            )
+            sparse = Guarded(ffi, (tokens, end - row), np.float32)
+            kernels.value_sparse[fmt](pointer, book, height, row, end - row, groups, acts.raw, sparse.pointer)
             sparse.check()
             for half in range((end - row) // 64):
                 part = row // 64 + half
                 panels = Guarded(ffi, (4, acts.groups // 2, 1088), np.uint8)
                 kernels.value_repack[fmt](pointer, book, height, part, groups, panels.pointer)
                 panels.check()
-                dense = np.zeros((4, 16), np.float32)
+                dense = np.zeros((4, tokens, 16), np.float32)
                 for v in range(4):
                     q8 = ffi.from_buffer("uint8_t[]", panels.array[v])
-                    out = ffi.from_buffer("float[]", dense[v])
-                    kernels.panel[engine.FORMAT_Q8](q8, ffi.NULL, acts.raw, 0, 1, out)
+                    for base in range(0, tokens, acts.tile):
+                        out = ffi.from_buffer("float[]", dense[v, base:])
+                        n = min(acts.tile, tokens - base)
+                        kernels.panel[engine.FORMAT_Q8](q8, ffi.NULL, acts.raw, base, n, out)
                 # lane l of panel v is row 16 (l / 4) + 4 v + l % 4
-                ordered = dense.reshape(4, 4, 4).transpose(1, 0, 2).reshape(64)
-                got = sparse.array[64 * half :][:64]
+                ordered = dense.reshape(4, tokens, 4, 4).transpose(1, 2, 0, 3).reshape(tokens, 64)
+                got = sparse.array[:, 64 * half :][:, :64]
                 assert np.array_equal(got, ordered)
-                exact = expected[panel + 64 * part :][:64]
+                exact = expected[:, panel + 64 * part :][:, :64]
                 if whole:
                     assert np.array_equal(got, exact)
                 else:
