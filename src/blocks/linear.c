@@ -19,7 +19,8 @@ static bool is_integer(const rwkvc_tensor *weight) { return rwkvc_bits(weight->f
 static uint32_t even_groups(uint64_t cols) { return (uint32_t)rwkvc_ceil_div(cols, 2 * RWKVC_GROUP) * 2; }
 
 uint64_t rwkvc_input_floats(uint64_t cols, uint32_t parts) {
-    return rwkvc_row_floats(cols) + parts * even_groups(cols) * (RWKVC_GROUP / 4 + 2) + 5 * RWKVC_PANEL;
+    uint64_t group = (RWKVC_GROUP + sizeof(rwkvc_q8_scale)) / sizeof(float);
+    return rwkvc_row_floats(cols) + parts * even_groups(cols) * group + 5 * RWKVC_PANEL;
 }
 
 uint64_t rwkvc_nonzero_floats(uint64_t cols) {
@@ -35,8 +36,7 @@ rwkvc_input rwkvc_input_take(rwkvc_pass *pass, const rwkvc_tensor *weight, uint3
         .groups = even_groups(weight->cols), .columns = n_tokens * input.parts, .tile = pass->kernels->q8_tile};
     uint64_t groups = (uint64_t)input.q8.groups * input.q8.columns;
     input.q8.values = (int8_t *)rwkvc_take(pass, groups * RWKVC_GROUP / 4);
-    input.q8.scales = rwkvc_take(pass, groups);
-    input.q8.offsets = (int32_t *)rwkvc_take(pass, groups);
+    input.q8.scales = (rwkvc_q8_scale *)rwkvc_take(pass, groups * sizeof *input.q8.scales / sizeof(float));
     if (weight->kind == RWKVC_KIND_VALUE) {
         input.q8.nonzero = (rwkvc_sparse_group *)rwkvc_take(pass, groups * sizeof *input.q8.nonzero / sizeof(float));
         input.q8.counts = (uint8_t *)rwkvc_take(pass, rwkvc_ceil_div(groups, sizeof(float)));
@@ -88,13 +88,18 @@ static uint64_t unit_bytes(const rwkvc_tensor *w) {
 /* Whether its outputs become int8 as soon as they stand: a group of 32 is two panels of a matrix. */
 static bool quantises(const rwkvc_linear *p) { return p->into && p->into->parts; }
 
-/* A thread's memory: panels unpacked from other formats or sums of a value's rows, then rows on their way to int8. */
+/* Of a panel of q8: rwkvc_kernels.quarters. */
+static uint64_t panel_quarters(uint32_t groups) { return (uint64_t)groups * 4 * RWKVC_PANEL; }
+
+/* A thread's memory: panels unpacked from other formats and their quarters, or sums of a value's rows; then rows on their
+ * way to int8. */
 static uint64_t unpacked_bytes(const rwkvc_model *model, uint32_t n_tokens) {
-    uint64_t matrix = even_groups(model->widest_matrix) / 2, value = 4ull * even_groups(model->widest_value) / 2;
-    uint64_t few = n_tokens < FEW_TOKENS ? n_tokens : FEW_TOKENS, many = n_tokens;
-    uint64_t sums = few * RWKVC_VALUE_MOST > many * RWKVC_VALUE_UNIT ? few * RWKVC_VALUE_MOST : many * RWKVC_VALUE_UNIT;
-    uint64_t panels = (matrix > value ? matrix : value) * RWKVC_Q8_RECORD;
-    return panels > sums * sizeof(float) ? panels : sums * sizeof(float);
+    uint32_t matrix = even_groups(model->widest_matrix), value = 4 * even_groups(model->widest_value);
+    uint32_t groups = matrix > value ? matrix : value;
+    uint64_t panels = groups / 2 * (uint64_t)RWKVC_Q8_RECORD + panel_quarters(groups) * sizeof(float);
+    uint64_t few = (uint64_t)(n_tokens < FEW_TOKENS ? n_tokens : FEW_TOKENS) * RWKVC_VALUE_MOST;
+    uint64_t many = (uint64_t)n_tokens * RWKVC_VALUE_UNIT, sums = (few > many ? few : many) * sizeof(float);
+    return panels > sums ? panels : sums;
 }
 
 uint64_t rwkvc_thread_bytes(const rwkvc_model *model, uint32_t n_tokens) {
@@ -143,9 +148,14 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
         weights = memory;
         format = RWKVC_FORMAT_Q8;
     }
+    float *quarters = NULL;
+    if (q8->columns > q8->tile) {
+        quarters = (float *)(memory + (uint64_t)records * RWKVC_Q8_RECORD);
+        pass->kernels->quarters(weights, records, quarters);
+    }
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
-        pass->kernels->panel[format](weights, p->weight->book, q8, c, n, sums);
+        pass->kernels->panel[format](weights, p->weight->book, quarters, q8, c, n, sums);
         add_parts(sums, n, p->input->parts);
         finish(pass, to, sums, RWKVC_PANEL, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
     }
@@ -206,10 +216,15 @@ static void value_dense_part(const rwkvc_pass *pass, const target *to, const val
     float sums[4 * RWKVC_MAX_TILE * RWKVC_PANEL], ordered[4 * RWKVC_MAX_TILE * RWKVC_PANEL];
     pass->kernels->value_repack[p->weight->format](panel->bytes, p->weight->book, panel->height, part, panel->groups,
                                                    panels);
+    float *quarters = (float *)(panels + 4 * panel_bytes);
+    const uint64_t ld_quarters = panel_quarters(q8->groups);
+    for (uint32_t v = 0; v < 4; v++)
+        pass->kernels->quarters(panels + v * panel_bytes, q8->groups / 2, quarters + v * ld_quarters);
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile, block = n * RWKVC_PANEL;
         for (uint32_t v = 0; v < 4; v++)
-            pass->kernels->panel[RWKVC_FORMAT_Q8](panels + v * panel_bytes, NULL, q8, c, n, sums + v * block);
+            pass->kernels->panel[RWKVC_FORMAT_Q8](panels + v * panel_bytes, NULL, quarters + v * ld_quarters, q8, c, n,
+                                                  sums + v * block);
         for (uint32_t v = 0; v < 4; v++)
             for (uint32_t t = 0; t < n; t++)
                 for (uint32_t b = 0; b < 4; b++)

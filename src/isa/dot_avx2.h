@@ -11,9 +11,9 @@ VEC vw vw_from(vb stored) {
     return (vw){value, {_mm256_abs_epi8(value.lo), _mm256_abs_epi8(value.hi)}};
 }
 /* Weights are signed here: nothing to make up for. */
-VEC vi vi_dot_begin(int32_t offset) {
-    (void)offset;
-    return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()};
+VEC vi vi_dot_begin(int32_t with_offset, int32_t without) {
+    (void)with_offset;
+    return vi_set1(without);
 }
 VEC __m256i dot_8(__m256i acc, __m256i value, __m256i magnitude, __m256i a) {
     __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(a, value));

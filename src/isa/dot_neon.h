@@ -18,9 +18,9 @@
 typedef vb vw;
 
 VEC vw vw_from(vb stored) { return stored; }
-VEC vi vi_dot_begin(int32_t offset) {
-    int32x4_t four = vdupq_n_s32(offset);
-    return (vi){four, four, four, four};
+VEC vi vi_dot_begin(int32_t with_offset, int32_t without) {
+    (void)without;
+    return vi_set1(with_offset);
 }
 VEC int32x4_t dot_4(int32x4_t acc, uint8x16_t w, int8x16_t a) {
 #if defined(RWKVC_DOT_ASM)
@@ -37,10 +37,9 @@ typedef struct {
 VEC int8x16_t signed_16(uint8x16_t stored) { return vreinterpretq_s8_u8(veorq_u8(stored, vdupq_n_u8(128))); }
 VEC vw vw_from(vb stored) { return (vw)EACH(signed_16, stored); }
 /* Weights are signed here: nothing to make up for. */
-VEC vi vi_dot_begin(int32_t offset) {
-    (void)offset;
-    int32x4_t zero = vdupq_n_s32(0);
-    return (vi){zero, zero, zero, zero};
+VEC vi vi_dot_begin(int32_t with_offset, int32_t without) {
+    (void)with_offset;
+    return vi_set1(without);
 }
 VEC int32x4_t dot_4(int32x4_t acc, int8x16_t w, int8x16_t a) {
 #if RWKVC_NEON_DOT == RWKVC_SMULL

@@ -110,6 +110,7 @@ VEC float vf_largest(vf a) {
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+VEC vf vf_from_bits(vi a) { return BOTH(_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)); }
 VEC vf vf_from_vi(vi a) { return BOTH(_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)); }
 VEC vi vi_from_vf(vf a) { return (vi){_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
 VEC vi vi_set1(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }

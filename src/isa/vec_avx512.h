@@ -59,6 +59,7 @@ VEC float vf_largest_size(vf a, vf b) {
     return x;
 }
 VEC float vf_largest(vf a) { return _mm512_reduce_max_ps(a); }
+VEC vf vf_from_bits(vi a) { return _mm512_castsi512_ps(a); }
 VEC vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
 VEC vi vi_from_vf(vf a) { return _mm512_cvtps_epi32(a); }
 VEC vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
@@ -108,7 +109,10 @@ VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     out[3] = _mm512_unpackhi_epi16(ab_hi, cd_hi);
 }
 VEC vw vw_from(vb stored) { return stored; }
-VEC vi vi_dot_begin(int32_t offset) { return _mm512_set1_epi32(offset); }
+VEC vi vi_dot_begin(int32_t with_offset, int32_t without) {
+    (void)without;
+    return _mm512_set1_epi32(with_offset);
+}
 VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
     int32_t quad;
     memcpy(&quad, a, sizeof quad);

@@ -66,6 +66,7 @@ VEC vf vf_load_bf16(const uint16_t *p) {
         vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(lo), 16)), vreinterpretq_f32_u32(vshll_high_n_u16(lo, 16)),
         vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(hi), 16)), vreinterpretq_f32_u32(vshll_high_n_u16(hi, 16))};
 }
+VEC vf vf_from_bits(vi x) { return (vf)EACH(vreinterpretq_f32_s32, x); }
 VEC vf vf_from_vi(vi x) { return (vf)EACH(vcvtq_f32_s32, x); }
 VEC vf vf_load_i8(const int8_t *p) {
     int8x16_t bytes = vld1q_s8(p);

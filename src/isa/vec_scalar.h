@@ -158,6 +158,12 @@ VEC float vf_largest(vf a) {
     EACH_LANE m = a.L > m ? a.L : m;
     return m;
 }
+/* The floats that have these bits. */
+VEC vf vf_from_bits(vi a) {
+    vf r;
+    memcpy(&r, &a, sizeof r);
+    return r;
+}
 VEC vf vf_from_vi(vi a) {
     vf r;
     EACH_LANE r.L = (float)a.L;
@@ -250,11 +256,11 @@ VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
         }
 }
 VEC vw vw_from(vb stored) { return stored; }
-/* Begin a dot product: `offset` is -128 * sum of the activations that will follow. */
-VEC vi vi_dot_begin(int32_t offset) {
-    vi r;
-    EACH_LANE r.L = offset;
-    return r;
+/* Where a dot product begins: -128 * sum of the activations that will follow stands in `with_offset`, for weights that are
+ * multiplied as they are stored. */
+VEC vi vi_dot_begin(int32_t with_offset, int32_t without) {
+    (void)without;
+    return vi_set1(with_offset);
 }
 /* acc + sum over 4 inputs of stored weight * activation; a = 4 int8 */
 VEC vi vi_dot(vi acc, vw w, const int8_t *a) {

@@ -24,6 +24,7 @@ const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .plain_tile = PLAIN_TILE,
     .sparse_inputs = SPARSE_INPUTS,
     .panel = {OF_FORMATS(panel), [RWKVC_FORMAT_Q8] = KERNEL(q8_panel)},
+    .quarters = KERNEL(quarters),
     .unpack = {OF_FORMATS(unpack)},
     .value_sparse = {OF_FORMATS(value_sparse), [RWKVC_FORMAT_Q8] = KERNEL(value_sparse_8)},
     .value_repack = {OF_FORMATS(value_repack), [RWKVC_FORMAT_Q8] = KERNEL(value_repack_8)},

@@ -32,14 +32,24 @@ typedef struct {
     int8_t value[RWKVC_GROUP];
 } rwkvc_sparse_group;
 
+/* What the int8 of a column's group stand for: themselves times 2^e * mantissa, mantissa = 1 + quarter / 4. Such a scale
+ * times a weight's (f16) is exact in f32. And the integer sum of a group's products, below 2^22, can be gathered in the
+ * low bits of the float `unit` = 1.5 * 2^(23 + e): what it is more than `unit` is the sum times 2^e, exactly, without a
+ * conversion or a multiplication. */
+typedef struct {
+    int32_t begin;    /* bits of `unit`, less 128 times the sum of the int8 */
+    float unit;       /* NaN: the activations are not finite */
+    float mantissa;   /* 1, 1.25, 1.5 or 1.75 */
+    uint32_t quarter; /* 0..3 */
+} rwkvc_q8_scale;
+
 /* Activations of `columns` columns (tokens x parts) as int8 in groups of 32 with a scale each, in the order the
  * products read them: tiles of `tile` columns (the last may be smaller, n of them); in a tile group by group
- *   values  [groups, 8 quads, n, 4 int8]     scales f32 [groups, n]     offsets i32 [groups, n] = -128 * sum
+ *   values  [groups, 8 quads, n, 4 int8]     scales [groups, n]
  * groups is even; inputs beyond the last are 0. */
 typedef struct {
     int8_t *values;
-    float *scales;
-    int32_t *offsets;
+    rwkvc_q8_scale *scales;
     /* Of a channel mix's value: [groups, n] non-zero int8 of a column's group, and how many they are. NULL otherwise. */
     rwkvc_sparse_group *nonzero;
     uint8_t *counts;
@@ -109,9 +119,11 @@ typedef struct rwkvc_kernels {
     /* The following by format; NULL for formats of floats. `book`: of a q4 tensor, else NULL. */
 
     /* out[c, 16] for the n columns of a tile: one panel of `groups` / 2 records. n <= q8_tile for q8, else
-     * n <= RWKVC_DIRECT. */
-    void (*panel[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input,
-                                   uint32_t first_column, uint32_t n, float *out);
+     * n <= RWKVC_DIRECT. `quarters` (q8 only; NULL: none): what the kernel of that name made of the panel. */
+    void (*panel[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, const float *quarters,
+                                   const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
+    /* f32 [2 * records, 4, 16]: the scales of a q8 panel times each mantissa. */
+    void (*quarters)(const uint8_t *panel, uint32_t records, float *out);
     /* The same panel as one of q8 (not for q8). */
     void (*unpack[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
     /* Rows of a value panel, from a multiple of 128 on, a multiple of 128 (of a q8 panel's end 64) of them, times all

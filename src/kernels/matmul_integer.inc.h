@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Products of integer weights (layouts: formats/format.h) with int8 activations. Per group of 32 inputs an exact integer
- * dot product, then acc = fma(dot * weight scale, activation scale, acc), group after group. Everything is written for
- * any number of bits, a constant wherever it is inlined. */
+ * dot product, then acc = fma(dot * 2^e, weight scale * mantissa, acc), group after group: both factors are exact, so each
+ * group is added with one rounding. Everything is written for any number of bits, a constant wherever it is inlined. */
 
 /* Eight quads of a group as they lie in memory: `line` low halves are quads 0..3, high ones 4..7, `plane` what is above. */
 typedef struct {
@@ -22,9 +22,17 @@ VEC vb KERNEL(as_q8)(const uint32_t bits, vb book, const KERNEL(quads) * q, cons
     return bits == 4 ? vb_lookup(book, stored) : vb_add(stored, (uint8_t)(128 - (1 << (bits - 1))));
 }
 
-/* Where a dot product begins: offset = -128 * sum of activations. */
-VEC vi KERNEL(begin)(const uint32_t bits, int32_t offset) {
-    return bits == 8 || bits == 4 ? vi_dot_begin(offset) : vi_set1(offset / (256 >> bits));
+/* Where a dot product begins. Less than 8 bits that are no book's are stored + 2^(bits - 1), not + 128. */
+VEC vi KERNEL(begin)(const uint32_t bits, const rwkvc_q8_scale *scale) {
+    int32_t unit;
+    memcpy(&unit, &scale->unit, sizeof unit);
+    return bits == 8 || bits == 4 ? vi_dot_begin(scale->begin, unit)
+                                  : vi_set1(unit + (scale->begin - unit) / (256 >> bits));
+}
+
+/* acc + a group's sum, of which `s` are the weights' scales times the mantissa. */
+VEC vf KERNEL(add_group)(vi dot, const rwkvc_q8_scale *scale, vf s, vf acc) {
+    return vf_fma(vf_sub(vf_from_bits(dot), vf_set1(scale->unit)), s, acc);
 }
 
 /* dot[t] += one quad times a[t] for n columns. */
@@ -39,11 +47,12 @@ VEC void KERNEL(dot_quad)(const uint32_t bits, vb book, const KERNEL(quads) * q,
     }
 }
 
-/* One group of a panel for n columns. */
+/* One group of a panel for n columns. quarters [4, 16]: the weights' scales times each mantissa; NULL: yet to be done. */
 VEC void KERNEL(group)(const uint32_t bits, vb book, const uint8_t *lines, const uint8_t *weight_scales,
-                       const int8_t *a, const float *scale, const int32_t *offset, vf *acc, const uint32_t n) {
+                       const float *quarters, const int8_t *a, const rwkvc_q8_scale *scale, vf *acc,
+                       const uint32_t n) {
     vi dot[Q8_TILE];
-    UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = KERNEL(begin)(bits, offset[t]);
+    UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = KERNEL(begin)(bits, scale + t);
     if (bits == 8) {
         UNROLL for (uint32_t quad = 0; quad < 8; quad++) {
             vw w = vw_from(vb_load(lines + 64 * quad));
@@ -58,12 +67,19 @@ VEC void KERNEL(group)(const uint32_t bits, vb book, const uint8_t *lines, const
             KERNEL(dot_quad)(bits, book, &q, i + 4, a + (i + 4) * n * 4, dot, n);
         }
     }
+    if (quarters) {
+        UNROLL for (uint32_t t = 0; t < n; t++) acc[t] =
+            KERNEL(add_group)(dot[t], scale + t, vf_load(quarters + 16 * scale[t].quarter), acc[t]);
+        return;
+    }
     vf s = vf_load_half((const uint16_t *)weight_scales);
-    UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_fma(vf_mul(vf_from_vi(dot[t]), s), vf_set1(scale[t]), acc[t]);
+    UNROLL for (uint32_t t = 0; t < n; t++) acc[t] =
+        KERNEL(add_group)(dot[t], scale + t, vf_mul(s, vf_set1(scale[t].mantissa)), acc[t]);
 }
 
-VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8_t *book, uint32_t groups,
-                         const int8_t *a, const float *scale, const int32_t *offset, float *out, const uint32_t n) {
+VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8_t *book, const float *quarters,
+                         uint32_t groups, const int8_t *a, const rwkvc_q8_scale *scale, float *out,
+                         const uint32_t n) {
     const uint32_t size = rwkvc_record_bytes(bits);
     vb table = bits == 4 ? vb_table(book) : vb_load(record);
     vf acc[Q8_TILE];
@@ -75,10 +91,10 @@ VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8
             for (uint32_t line = 0; line < size; line += 64) PREFETCH(record + 4 * size + line);
         for (uint32_t half = 0; half < 2; half++) {
             KERNEL(group)
-            (bits, table, record + half * 64 * bits, record + 128 * bits + 32 * half, a, scale, offset, acc, n);
+            (bits, table, record + half * 64 * bits, record + 128 * bits + 32 * half,
+             quarters ? quarters + 64 * (g + half) : NULL, a, scale, acc, n);
             a += RWKVC_GROUP * n;
             scale += n;
-            offset += n;
         }
     }
     UNROLL for (uint32_t t = 0; t < n; t++) vf_store(out + 16 * t, acc[t]);
@@ -87,18 +103,21 @@ VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8
 /* clang-format off */
 #define COLUMNS                                                                                         \
     const int8_t *a = input->values + (uint64_t)first_column * input->groups * RWKVC_GROUP;             \
-    const float *scale = input->scales + (uint64_t)first_column * input->groups;                        \
-    const int32_t *offset = input->offsets + (uint64_t)first_column * input->groups
+    const rwkvc_q8_scale *scale = input->scales + (uint64_t)first_column * input->groups
 #define TILE(bits_, n_)                                                                                 \
     case n_:                                                                                            \
-        KERNEL(panel_n)(bits_, panel, book, input->groups, a, scale, offset, out,                       \
+        KERNEL(panel_n)(bits_, panel, book, NULL, input->groups, a, scale, out,                         \
                         (n_) <= Q8_TILE ? (n_) : Q8_TILE);                                              \
         break;
 /* clang-format on */
 
-static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input,
-                             uint32_t first_column, uint32_t n, float *out) {
+static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const float *quarters,
+                             const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out) {
     COLUMNS;
+    if (n == Q8_TILE && quarters) {
+        KERNEL(panel_n)(8, panel, book, quarters, input->groups, a, scale, out, Q8_TILE);
+        return;
+    }
     switch (n) {
         TILE(8, 1)
         TILE(8, 2)
@@ -115,6 +134,20 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const rw
         TILE(8, 12)
 #endif
     default: break;
+    }
+}
+
+/* [4, ld]: 16 scales times each mantissa. */
+VEC void KERNEL(store_quarters)(const uint16_t *scales, uint32_t ld, float *out) {
+    vf s = vf_load_half(scales);
+    UNROLL for (uint32_t quarter = 0; quarter < 4; quarter++)
+        vf_store(out + quarter * ld, vf_mul(s, vf_set1(1.0f + 0.25f * (float)quarter)));
+}
+
+static void KERNEL(quarters)(const uint8_t *panel, uint32_t records, float *out) {
+    for (uint32_t group = 0; group < 2 * records; group++) {
+        const uint8_t *scales = panel + group / 2 * RWKVC_Q8_RECORD + 1024 + 32 * (group % 2);
+        KERNEL(store_quarters)((const uint16_t *)scales, 16, out + 64 * (uint64_t)group);
     }
 }
 
@@ -166,13 +199,15 @@ VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(value_ro
     UNROLL for (uint32_t v = 0; v < parts; v++) KERNEL(dot_quad)(bits, table, &q, v, values, dot + v, 1);
 }
 
-/* acc[parts] += one group of a column with `count` inputs; of no more than 4 * most, if that is not 0. */
+/* acc[parts] += one group of a column with `count` inputs; of no more than 4 * most, if that is not 0. quarters as in
+ * `group`, [4, RWKVC_VALUE_UNIT]. */
 VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * r, const rwkvc_q8_input *input,
-                             uint64_t at, uint32_t count, const float *scales, vf *acc, const uint32_t parts,
+                             uint64_t at, uint32_t count, const float *quarters, vf *acc, const uint32_t parts,
                              const uint32_t most) {
     vi dot[8];
     const rwkvc_sparse_group *nonzero = &input->nonzero[at];
-    UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, input->offsets[at]);
+    const rwkvc_q8_scale *scale = &input->scales[at];
+    UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, scale);
     if (most) {
         UNROLL for (uint32_t i = 0; i < 4 * most; i += 4) KERNEL(value_quad)
         (bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
@@ -180,29 +215,36 @@ VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_r
         for (uint32_t i = 0; i < count; i += 4) KERNEL(value_quad)
         (bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
     }
-    vf scale = vf_set1(input->scales[at]);
-    UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
-        vf_fma(vf_mul(vf_from_vi(dot[v]), vf_load(scales + 16 * v)), scale, acc[v]);
+    if (quarters) {
+        quarters += scale->quarter * RWKVC_VALUE_UNIT;
+        UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
+            KERNEL(add_group)(dot[v], scale, vf_load(quarters + 16 * v), acc[v]);
+    } else {
+        vf mantissa = vf_set1(scale->mantissa);
+        UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
+            KERNEL(add_group)(dot[v], scale, vf_mul(vf_load_half(r->scales + 16 * v), mantissa), acc[v]);
+    }
 }
 
 /* Groups that stay in the first level's cache while all columns use them. */
 enum { VALUE_STEP = 4 };
 
-/* sums[parts, 16] += `steps` groups from entry `at` on, entries of a column `n` apart. `scales`: [steps, ld] as f32. */
+/* sums[parts, 16] += `steps` groups from entry `at` on, entries of a column `n` apart. quarters: of each group. */
 VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r, const rwkvc_q8_input *input,
-                            uint64_t at, uint32_t n, uint32_t steps, const float *scales, uint32_t ld, float *sums,
+                            uint64_t at, uint32_t n, uint32_t steps, const float *quarters, float *sums,
                             const uint32_t parts) {
     vf acc[8];
     UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_load(sums + 16 * v);
-    for (uint32_t step = 0; step < steps; step++, at += n, scales += ld, r.lines += r.stride, r.planes += r.stride) {
+    for (uint32_t step = 0; step < steps; step++, at += n) {
         uint32_t count = input->counts[at];
-        if (count == 0) continue;
-        if (count <= 4)
-            KERNEL(value_group)(bits, table, &r, input, at, count, scales, acc, parts, 1);
-        else if (count <= 8)
-            KERNEL(value_group)(bits, table, &r, input, at, count, scales, acc, parts, 2);
-        else
-            KERNEL(value_group)(bits, table, &r, input, at, count, scales, acc, parts, 0);
+        const float *q = quarters ? quarters + step * 4 * RWKVC_VALUE_UNIT : NULL;
+        if (count > 8)
+            KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 0);
+        else if (count > 4)
+            KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 2);
+        else if (count > 0)
+            KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 1);
+        r.lines += r.stride, r.planes += r.stride, r.scales += r.stride / 2;
     }
     UNROLL for (uint32_t v = 0; v < parts; v++) vf_store(sums + 16 * v, acc[v]);
 }
@@ -252,53 +294,69 @@ VEC void KERNEL(value_copy)(const uint32_t bits, const KERNEL(value_rows) * from
     }
 }
 
+/* `steps` groups of one unit of rows times all columns, out of copies. */
+VEC void KERNEL(value_many)(const uint32_t bits, vb table, const uint8_t *panel, uint32_t height, uint32_t first_row,
+                            uint32_t rows, uint32_t g, uint32_t steps, const rwkvc_q8_input *input, float *sums) {
+    enum { COLUMN = 128 };
+    float quarters[VALUE_STEP * 4 * RWKVC_VALUE_UNIT];
+    uint8_t copy[VALUE_STEP * RWKVC_GROUP * COLUMN];
+    KERNEL(value_rows)
+    tile = {copy, copy + 64, (const uint16_t *)copy, RWKVC_GROUP * COLUMN, COLUMN, bits == 8 ? 64 : 128};
+    for (uint32_t step = 0; step < steps; step++) {
+        KERNEL(value_rows) from = KERNEL(value_rows_at)(bits, panel, height, first_row, g + step), to = tile;
+        to.lines += step * tile.stride, to.planes += step * tile.stride;
+        KERNEL(value_copy)(bits, &from, rows, &to);
+        for (uint32_t row = 0; row < rows; row += 16)
+            KERNEL(store_quarters)
+        (from.scales + row, RWKVC_VALUE_UNIT, quarters + step * 4 * RWKVC_VALUE_UNIT + row);
+    }
+    for (uint32_t base = 0; base < input->columns; base += input->tile) {
+        uint32_t n = input->columns - base < input->tile ? input->columns - base : input->tile;
+        for (uint32_t t = 0; t < n; t++, sums += rows) {
+            uint64_t at = (uint64_t)base * input->groups + (uint64_t)g * n + t;
+            PREFETCH(&input->nonzero[at + (uint64_t)input->tile * input->groups]);
+            if (rows == RWKVC_VALUE_UNIT)
+                KERNEL(value_part)(bits, table, tile, input, at, n, steps, quarters, sums, 8);
+            else if (bits == 8)
+                KERNEL(value_part)(bits, table, tile, input, at, n, steps, quarters, sums, 4);
+        }
+    }
+}
+
+/* The same for one tile of columns at most, as the weights lie. */
+VEC void KERNEL(value_few)(const uint32_t bits, vb table, const uint8_t *panel, uint32_t height, uint32_t first_row,
+                           uint32_t rows, uint32_t g, uint32_t steps, const rwkvc_q8_input *input, float *sums) {
+    for (uint32_t t = 0; t < input->columns; t++, sums += rows) {
+        uint64_t at = (uint64_t)g * input->columns + t;
+        uint32_t row = 0;
+        for (; row + RWKVC_VALUE_UNIT <= rows; row += RWKVC_VALUE_UNIT) {
+            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g);
+            KERNEL(value_part)(bits, table, r, input, at, input->columns, steps, NULL, sums + row, 8);
+        }
+        if (bits == 8 && row < rows) {
+            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g);
+            KERNEL(value_part)(bits, table, r, input, at, input->columns, steps, NULL, sums + row, 4);
+        }
+    }
+}
+
 VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
                               uint32_t first_row, uint32_t rows, uint32_t groups, const rwkvc_q8_input *all,
                               float *sums) {
-    enum { AHEAD = 8, COLUMN = 128 }; /* groups; bytes */
-    const rwkvc_q8_input input = *all;
-    const bool copied = rows <= 128 && input.columns > input.tile;
+    enum { AHEAD = 8 };               /* groups */
+    const rwkvc_q8_input input = *all; /* no store can change a copy */
     vb table = bits == 4 ? vb_table(book) : vb_load(panel);
-    float scales[VALUE_STEP * RWKVC_VALUE_MOST];
-    uint8_t copy[VALUE_STEP * RWKVC_GROUP * COLUMN];
     for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += 16) vf_store(sums + i, vf_zero());
     for (uint32_t g = 0; g < groups; g += VALUE_STEP) {
         uint32_t steps = groups - g < VALUE_STEP ? groups - g : VALUE_STEP;
-        KERNEL(value_rows) first = KERNEL(value_rows_at)(bits, panel, height, first_row, g);
-        KERNEL(value_rows)
-        tile = {copy, copy + 64, NULL, RWKVC_GROUP * COLUMN, COLUMN, first.line_rows};
-        for (uint32_t step = 0; step < steps; step++) {
-            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row, g + step);
-            for (uint32_t row = 0; row < rows; row += 16)
-                vf_store(scales + step * rows + row, vf_load_half(r.scales + row));
-            if (copied) {
-                KERNEL(value_copy)(bits, &r, rows, &tile);
-                tile.lines += tile.stride, tile.planes += tile.stride;
-            }
-            if (g + step + AHEAD >= groups) continue;
-            r = KERNEL(value_rows_at)(bits, panel, height, first_row, g + step + AHEAD);
-            KERNEL(value_prefetch)(bits, &r, rows, g + step + AHEAD, all);
+        for (uint32_t ahead = g + AHEAD; ahead < g + AHEAD + steps && ahead < groups; ahead++) {
+            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row, ahead);
+            KERNEL(value_prefetch)(bits, &r, rows, ahead, &input);
         }
-        tile.lines = copy, tile.planes = copy + 64;
-        for (uint32_t base = 0; base < input.columns; base += input.tile) {
-            uint32_t n = input.columns - base < input.tile ? input.columns - base : input.tile;
-            for (uint32_t t = 0; t < n; t++) {
-                uint64_t at = (uint64_t)base * input.groups + (uint64_t)g * n + t;
-                PREFETCH(&input.nonzero[at + (uint64_t)input.tile * input.groups]);
-                float *to = sums + (uint64_t)(base + t) * rows;
-                if (copied && rows == 128) {
-                    KERNEL(value_part)(bits, table, tile, &input, at, n, steps, scales, rows, to, 8);
-                    continue;
-                }
-                for (uint32_t row = 0; row < rows; row += 128) {
-                    KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g);
-                    if (bits == 8 && row + 128 > rows)
-                        KERNEL(value_part)
-                    (bits, table, r, &input, at, n, steps, scales + row, rows, to + row, 4);
-                    else KERNEL(value_part)(bits, table, r, &input, at, n, steps, scales + row, rows, to + row, 8);
-                }
-            }
-        }
+        if (input.columns <= input.tile)
+            KERNEL(value_few)(bits, table, panel, height, first_row, rows, g, steps, &input, sums);
+        else
+            KERNEL(value_many)(bits, table, panel, height, first_row, rows, g, steps, &input, sums);
     }
     for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += RWKVC_VALUE_ROWS) KERNEL(value_order)(sums + i);
 }
@@ -371,9 +429,10 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
     }
 
 #define MATRIX_KERNELS(bits_)                                                                                          \
-    static void KERNEL(panel_##bits_)(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input,          \
-                                      uint32_t first_column, uint32_t n, float *out) {                                 \
+    static void KERNEL(panel_##bits_)(const uint8_t *panel, const uint8_t *book, const float *quarters,                \
+                                      const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out) {    \
         COLUMNS;                                                                                                       \
+        (void)quarters;                                                                                                \
         switch (n) {                                                                                                   \
             TILE(bits_, 1)                                                                                             \
             TILE(bits_, 2)                                                                                             \
@@ -398,8 +457,29 @@ MATRIX_KERNELS(4)
 
 /* --------------------------------------------------------------------------------- activations */
 
-/* s = largest / 127, q = round(x / s); the second part quantises what is left to s / 254. */
-VEC void KERNEL(q8_put)(vi q_lo, vi q_hi, float scale, uint64_t column, uint32_t group, uint32_t n,
+/* The smallest scale that keeps `largest` within +-127 (a rounding more or less): the largest's 127th part with its
+ * mantissa rounded up to a quarter. *inverse: what the activations are multiplied with. */
+VEC rwkvc_q8_scale KERNEL(q8_scale)(float largest, float *inverse) {
+    enum { QUARTER = 1 << 21, LEAST = 20, MOST = 254 - 23 }; /* exponents, with the bias */
+    float part = largest / 127.0f;
+    uint32_t bits;
+    memcpy(&bits, &part, sizeof bits);
+    bits = (bits + QUARTER - 1) & ~(uint32_t)(QUARTER - 1);
+    uint32_t exponent = bits >> 23, quarter = bits / QUARTER % 4;
+    if (exponent < LEAST) { /* as good as nothing: zeros */
+        *inverse = 0;
+        exponent = 127, quarter = 0;
+    } else {
+        memcpy(&part, &bits, sizeof part);
+        *inverse = exponent > MOST ? NAN : 1.0f / part;
+    }
+    uint32_t unit = exponent > MOST ? 0x7fc00000 : (exponent + 23) << 23 | 1 << 22;
+    rwkvc_q8_scale scale = {(int32_t)unit, 0, 1.0f + 0.25f * (float)quarter, quarter};
+    memcpy(&scale.unit, &unit, sizeof unit);
+    return scale;
+}
+
+VEC void KERNEL(q8_put)(vi q_lo, vi q_hi, rwkvc_q8_scale scale, uint64_t column, uint32_t group, uint32_t n,
                         const rwkvc_q8_input *input, uint32_t t) {
     int8_t q[RWKVC_GROUP];
     vi_store_i8(q, q_lo);
@@ -407,29 +487,32 @@ VEC void KERNEL(q8_put)(vi q_lo, vi q_hi, float scale, uint64_t column, uint32_t
     int8_t *values = input->values + column * input->groups * RWKVC_GROUP + ((uint64_t)group * 8 * n + t) * 4;
     for (uint32_t quad = 0; quad < 8; quad++) memcpy(values + (uint64_t)quad * n * 4, q + 4 * quad, 4);
     uint64_t at = column * input->groups + (uint64_t)group * n + t;
+    scale.begin -= 128 * vi_sum(vi_add(q_lo, q_hi));
     input->scales[at] = scale;
-    input->offsets[at] = -128 * vi_sum(vi_add(q_lo, q_hi));
     if (input->nonzero)
         input->counts[at] = (uint8_t)vi_nonzero(q_lo, q_hi, input->nonzero[at].place, input->nonzero[at].value);
 }
 
+/* q = round(x / s) within +-127; the second part quantises what is left with s / 256. */
 VEC void KERNEL(q8_quantise_group)(vf lo, vf hi, uint32_t parts, rwkvc_column c, uint32_t group,
                                    const rwkvc_q8_input *input) {
     const vf most = vf_set1(127.0f), least = vf_set1(-127.0f);
-    float largest = vf_largest_size(lo, hi);
-    /* below 1e-30 the inverse would not be finite; a NaN goes on into the scale, so that it shows in the end */
-    float scale = largest < 1e-30f ? 0 : largest / 127.0f, inverse = largest < 1e-30f ? 0 : 127.0f / largest;
+    float inverse;
+    rwkvc_q8_scale scale = KERNEL(q8_scale)(vf_largest_size(lo, hi), &inverse);
     vf k = vf_set1(inverse);
-    vf q_lo = vf_round(vf_max(vf_min(vf_mul(lo, k), most), least));
-    vf q_hi = vf_round(vf_max(vf_min(vf_mul(hi, k), most), least));
+    lo = vf_mul(lo, k);
+    hi = vf_mul(hi, k);
+    vf q_lo = vf_round(vf_max(vf_min(lo, most), least)), q_hi = vf_round(vf_max(vf_min(hi, most), least));
     KERNEL(q8_put)(vi_from_vf(q_lo), vi_from_vf(q_hi), scale, c.base, group, c.n, input, c.t);
     if (parts == 1) return;
-    vf s = vf_set1(scale), finer = vf_set1(254.0f * inverse);
-    lo = vf_mul(vf_fnma(q_lo, s, lo), finer);
-    hi = vf_mul(vf_fnma(q_hi, s, hi), finer);
+    vf finer = vf_set1(256.0f);
+    lo = vf_mul(vf_sub(lo, q_lo), finer);
+    hi = vf_mul(vf_sub(hi, q_hi), finer);
+    scale.begin -= 8 << 23;
+    scale.unit *= 1.0f / 256;
     KERNEL(q8_put)
-    (vi_from_vf(vf_max(vf_min(lo, most), least)), vi_from_vf(vf_max(vf_min(hi, most), least)), scale / 254.0f, c.base,
-     group, c.n, input, c.t + 1);
+    (vi_from_vf(vf_max(vf_min(lo, most), least)), vi_from_vf(vf_max(vf_min(hi, most), least)), scale, c.base, group,
+     c.n, input, c.t + 1);
 }
 
 static void KERNEL(q8_quantise)(const float *x, uint64_t ldx, uint32_t first, uint32_t last, uint32_t first_group,

@@ -20,7 +20,7 @@ static float KERNEL(read_all)(const float *p, uint64_t n) {
  * stay in registers: rounds * n * Q8_TILE * 64 multiply-adds. */
 static int32_t KERNEL(dot_all)(const uint8_t *weights, uint32_t n, const int8_t *activations, uint32_t rounds) {
     vi acc[Q8_TILE];
-    UNROLL for (uint32_t t = 0; t < Q8_TILE; t++) acc[t] = vi_dot_begin(0);
+    UNROLL for (uint32_t t = 0; t < Q8_TILE; t++) acc[t] = vi_dot_begin(0, 0);
     for (uint32_t round = 0; round < rounds; round++)
         for (uint32_t i = 0; i < n; i++) {
             vw w = vw_from(vb_load(weights + 64 * (uint64_t)i));

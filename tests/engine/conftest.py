@@ -27,8 +27,9 @@ INNER = """
 typedef enum { RWKVC_STORE, RWKVC_ADD, RWKVC_TANH, RWKVC_SIGMOID, RWKVC_RELU2 } rwkvc_epilogue;
 typedef struct { const uint8_t *data, *book; uint32_t kind, format, rows, cols; } rwkvc_tensor;
 typedef struct { uint8_t place[32]; int8_t value[32]; } rwkvc_sparse_group;
+typedef struct { int32_t begin; float unit, mantissa; uint32_t quarter; } rwkvc_q8_scale;
 typedef struct {
-    int8_t *values; float *scales; int32_t *offsets; rwkvc_sparse_group *nonzero; uint8_t *counts;
+    int8_t *values; rwkvc_q8_scale *scales; rwkvc_sparse_group *nonzero; uint8_t *counts;
     uint32_t groups, columns, tile;
 } rwkvc_q8_input;
 typedef struct {
@@ -52,8 +53,9 @@ typedef struct {
 typedef struct {
     const char *name;
     uint32_t q8_tile, plain_tile, sparse_inputs;
-    void (*panel[6])(const uint8_t *panel, const uint8_t *book, const rwkvc_q8_input *input, uint32_t first_column,
-                     uint32_t n, float *out);
+    void (*panel[6])(const uint8_t *panel, const uint8_t *book, const float *quarters, const rwkvc_q8_input *input,
+                     uint32_t first_column, uint32_t n, float *out);
+    void (*quarters)(const uint8_t *panel, uint32_t records, float *out);
     void (*unpack[6])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
     void (*value_sparse[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t first_row,
                             uint32_t rows, uint32_t groups, const rwkvc_q8_input *input, float *sums);

@@ -51,11 +51,10 @@ class Input:
         self.groups = -(-cols // 64) * 2
         self.columns = tokens * parts
         self.values = Guarded(ffi, self.groups * 32 * self.columns, np.int8)
-        self.scales = Guarded(ffi, self.groups * self.columns, np.float32)
-        self.offsets = Guarded(ffi, self.groups * self.columns, np.int32)
+        self.scales = Guarded(ffi, self.groups * self.columns * 16, np.uint8)
         self.raw = ffi.new("rwkvc_q8_input *")
-        self.raw.values, self.raw.scales = self.values.pointer, self.scales.pointer
-        self.raw.offsets = ffi.cast("int32_t *", self.offsets.pointer)
+        self.raw.values = self.values.pointer
+        self.raw.scales = ffi.cast("rwkvc_q8_scale *", self.scales.pointer)
         self.nonzero = Guarded(ffi, self.groups * self.columns * 64, np.uint8)
         self.counts = Guarded(ffi, self.groups * self.columns, np.uint8)
         if parts == 1:
@@ -70,17 +69,24 @@ class Input:
                 at = ffi.from_buffer("float[]", x[token:]) + min(32 * group, cols)
                 n = min(4, self.groups - group)
                 kernels.q8_quantise(at, cols, token, last, group, n, cols, parts, self.raw)
-        for guarded in (self.values, self.scales, self.offsets, self.nonzero, self.counts):
+        for guarded in (self.values, self.scales, self.nonzero, self.counts):
             guarded.check()
 
     def column(self, c: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Integers [groups * 32], scales and offsets [groups] of one column, found by the documented layout."""
+        """Integers [groups * 32], scales and offsets [groups] of one column, found by the documented layout.
+
+        The scale is 2^e * mantissa, where unit = 1.5 * 2^(23 + e); the offset is what begin has beyond unit's bits.
+        """
         base = c // self.tile * self.tile
         n, t = min(self.tile, self.columns - base), c % self.tile
         per = self.groups * 32
         values = self.values.array[base * per : (base + n) * per].reshape(self.groups, 8, n, 4)[:, :, t].reshape(-1)
-        scales = self.scales.array[base * self.groups : (base + n) * self.groups].reshape(self.groups, n)[:, t]
-        offsets = self.offsets.array[base * self.groups : (base + n) * self.groups].reshape(self.groups, n)[:, t]
+        fields = self.scales.array.view([("begin", "i4"), ("unit", "f4"), ("mantissa", "f4"), ("quarter", "u4")])
+        found = fields[base * self.groups : (base + n) * self.groups].reshape(self.groups, n)[:, t]
+        assert np.array_equal(found["mantissa"], 1 + found["quarter"] / np.float32(4))
+        assert (found["quarter"] < 4).all()
+        scales = found["unit"] / np.float32(1.5 * 2**23) * found["mantissa"]
+        offsets = found["begin"] - np.ascontiguousarray(found["unit"]).view(np.int32)
         return values.astype(np.int64), scales, offsets
 
 
@@ -153,10 +159,9 @@ def test_quantised_activations_equal_numpy(inner: Any, kernels: Any, cols: int, 
     for t in range(5):
         groups = padded[t].reshape(-1, 32)
         largest = np.abs(groups).max(1)
-        scale = largest / np.float32(127)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            inverse = np.where(largest > 1e-30, np.float32(127) / largest, np.float32(0)).astype(np.float32)
-        q = np.rint(np.clip(groups * inverse[:, None], -127, 127))
+        mantissa, exponent = np.frexp(np.where(largest > 0, largest / np.float32(127), 1))  # mantissa in [0.5, 1)
+        scale = (np.ceil(mantissa * 8) / 8 * 2.0**exponent).astype(np.float32)
+        q = np.rint(np.clip(groups * (1 / scale)[:, None], -127, 127))
         values, scales, offsets = got.column(t * parts)
         assert np.array_equal(values, q.reshape(-1))
         assert np.array_equal(scales, scale)
@@ -165,7 +170,18 @@ def test_quantised_activations_equal_numpy(inner: Any, kernels: Any, cols: int, 
             fine, fine_scales, _ = got.column(2 * t + 1)
             whole = values.reshape(-1, 32) * scales[:, None].astype(float)
             whole += fine.reshape(-1, 32) * fine_scales[:, None].astype(float)
-            assert np.abs(whole - groups).max(initial=0) <= largest.max() / 127 / 254 * 0.51 + 1e-37
+            # a rest of half a step is 128 finer ones, of which 127 can be told
+            assert np.abs(whole - groups).max(initial=0) <= scale.max() / 256 * 1.01
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e37])
+def test_activations_that_no_scale_holds_show_in_every_product(inner: Any, kernels: Any, bad: float) -> None:
+    x = np.zeros((2, 64), np.float32)
+    x[1, 40] = bad
+    weights = Weights(np.random.default_rng(0), engine.KIND_MATRIX, engine.FORMAT_Q8, 16, 64, scaled=True)
+    found = products(inner, kernels, engine.FORMAT_Q8, weights, Input(inner, kernels, x))
+    assert (found[0] == 0).all()
+    assert np.isnan(found[1]).all()
 
 
 def products(inner: Any, table: Any, fmt: int, weights: Weights, acts: Input) -> np.ndarray:
@@ -177,11 +193,17 @@ def products(inner: Any, table: Any, fmt: int, weights: Weights, acts: Input) ->
         table.unpack[fmt](panel, book, acts.groups // 2, panels.pointer)
         panels.check()
         panel, book, fmt = panels.pointer, ffi.NULL, engine.FORMAT_Q8
+    quarters = ffi.NULL
+    if acts.columns > acts.tile:
+        guarded = Guarded(ffi, (acts.groups, 4, 16), np.float32)
+        table.quarters(panel, acts.groups // 2, guarded.pointer)
+        guarded.check()
+        quarters = guarded.pointer
     found = []
     for first in range(0, acts.columns, acts.tile):
         n = min(acts.tile, acts.columns - first)
         out = Guarded(ffi, (n, 16), np.float32)
-        table.panel[fmt](panel, book, acts.raw, first, n, out.pointer)
+        table.panel[fmt](panel, book, quarters, acts.raw, first, n, out.pointer)
         out.check()
         found.append(out.array)
     return np.concatenate(found)
@@ -207,7 +229,7 @@ def test_extreme_products_do_not_saturate(inner: Any, kernels: Any, extreme: int
     out = Guarded(inner.ffi, 16, np.float32)
     acts = Input(inner, kernels, x)
     panel = inner.ffi.from_buffer("uint8_t[]", buffer)
-    kernels.panel[engine.FORMAT_Q8](panel, inner.ffi.NULL, acts.raw, 0, 1, out.pointer)
+    kernels.panel[engine.FORMAT_Q8](panel, inner.ffi.NULL, inner.ffi.NULL, acts.raw, 0, 1, out.pointer)
     assert (out.array == 64 * extreme * -127).all()
 
 
@@ -305,7 +327,7 @@ def test_sparse_and_dense_value_products_agree_and_equal_numpy(
                     for base in range(0, tokens, acts.tile):
                         out = ffi.from_buffer("float[]", dense[v, base:])
                         n = min(acts.tile, tokens - base)
-                        kernels.panel[engine.FORMAT_Q8](q8, ffi.NULL, acts.raw, base, n, out)
+                        kernels.panel[engine.FORMAT_Q8](q8, ffi.NULL, ffi.NULL, acts.raw, base, n, out)
                 # lane l of panel v is row 16 (l / 4) + 4 v + l % 4
                 ordered = dense.reshape(4, tokens, 4, 4).transpose(1, 2, 0, 3).reshape(tokens, 64)
                 got = sparse.array[:, 64 * half :][:, :64]

@@ -67,7 +67,7 @@ VEC vi KERNEL(dots)(const float *weights, const float *activations, int times) {
         sum += x[i];
     }
     vw w = vw_from(vb_load((const uint8_t *)weights));
-    vi acc = vi_dot_begin(-128 * sum * times);
+    vi acc = vi_dot_begin(-128 * sum * times, 0);
     for (int i = 0; i < times; i++) acc = vi_dot(acc, w, x);
     return acc;
 }
