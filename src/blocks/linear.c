@@ -6,8 +6,7 @@
 enum {
     ITEM_BYTES = 1 << 15, /* weights of one item when few tokens wait for memory */
     FINISH_TOKENS = 8,
-    REPACKING = 96, /* non-zero inputs of a group */
-    FEW_TOKENS = 16, /* up to these value columns are read whole: memory counts, not the caches' size */
+    REPACKING = 96,  /* non-zero inputs of a group */
     GROUP_UNITS = 2, /* panels whose outputs are one group of inputs */
     PLAIN_GROUP = 4  /* panels per call of the plain kernel */
 };
@@ -97,7 +96,7 @@ static uint64_t unpacked_bytes(const rwkvc_model *model, uint32_t n_tokens) {
     uint32_t matrix = even_groups(model->widest_matrix), value = 4 * even_groups(model->widest_value);
     uint32_t groups = matrix > value ? matrix : value;
     uint64_t panels = groups / 2 * (uint64_t)RWKVC_Q8_RECORD + panel_quarters(groups) * sizeof(float);
-    uint64_t few = (uint64_t)(n_tokens < FEW_TOKENS ? n_tokens : FEW_TOKENS) * RWKVC_VALUE_MOST;
+    uint64_t few = (uint64_t)(n_tokens < RWKVC_MAX_TILE ? n_tokens : RWKVC_MAX_TILE) * RWKVC_VALUE_MOST;
     uint64_t many = (uint64_t)n_tokens * RWKVC_VALUE_UNIT, sums = (few > many ? few : many) * sizeof(float);
     return panels > sums ? panels : sums;
 }
@@ -282,8 +281,8 @@ static void units_into(const rwkvc_pass *pass, const rwkvc_linear *p, uint32_t f
     float *memory = (float *)(pass->thread_memory[thread] + unpacked_bytes(pass->model, into->n_tokens));
     for (uint32_t u = first; u < last; u += GROUP_UNITS) {
         uint32_t row = u * RWKVC_PANEL;
-        target to =
-            listened ? (target){p, into->rows, into->ld, 0, false} : (target){p, memory, GROUP_UNITS * RWKVC_PANEL, row, false};
+        target to = listened ? (target){p, into->rows, into->ld, 0, false}
+                             : (target){p, memory, GROUP_UNITS * RWKVC_PANEL, row, false};
         units(pass, &to, u, last - u < GROUP_UNITS ? last : u + GROUP_UNITS, thread);
         ready_groups(pass, into, listened ? into->rows + row : memory, to.ld, 0, into->n_tokens, u / GROUP_UNITS, 1);
     }
@@ -338,7 +337,7 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
         uint64_t grain = target / unit_bytes(products[i].weight);
         r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;
         r.sparse[i] = is_sparse(pass, &products[i]);
-        if (r.sparse[i] && products[i].input->n_tokens > FEW_TOKENS)
+        if (r.sparse[i] && products[i].input->n_tokens > pass->kernels->q8_tile)
             r.grain[i] = 1;
         else if (r.sparse[i]) /* whole columns, as far as there are panels enough for all threads */
             r.grain[i] =

@@ -87,6 +87,10 @@ VEC __m256 exp2_int_8(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 VEC vf vf_exp2_int(vf n) { return BOTH(exp2_int_8(n.lo), exp2_int_8(n.hi)); }
+VEC vf vf_scale(vf a, vf n) {
+    vf half = vf_round(vf_mul(n, vf_set1(0.5f)));
+    return vf_mul(vf_mul(a, vf_exp2_int(half)), vf_exp2_int(vf_sub(n, half)));
+}
 VEC float vf_sum(vf a) {
     __m256 eight = _mm256_add_ps(a.lo, a.hi);
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

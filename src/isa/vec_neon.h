@@ -97,6 +97,10 @@ VEC float32x4_t exp2_int_4(float32x4_t n) {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
 }
 VEC vf vf_exp2_int(vf n) { return (vf)EACH(exp2_int_4, n); }
+VEC vf vf_scale(vf a, vf n) {
+    vf half = vf_round(vf_mul(n, vf_set1(0.5f)));
+    return vf_mul(vf_mul(a, vf_exp2_int(half)), vf_exp2_int(vf_sub(n, half)));
+}
 VEC float vf_sum(vf x) {
     float32x4_t four = vaddq_f32(vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d));
     float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));

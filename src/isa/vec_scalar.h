@@ -132,6 +132,11 @@ VEC vf vf_exp2_int(vf n) {
     }
     return r;
 }
+/* a * 2^n for integral n in -252..254, rounded once: in two steps, so that subnormal results and 2^128 come out right. */
+VEC vf vf_scale(vf a, vf n) {
+    vf half = vf_round(vf_mul(n, vf_set1(0.5f)));
+    return vf_mul(vf_mul(a, vf_exp2_int(half)), vf_exp2_int(vf_sub(n, half)));
+}
 VEC float vf_sum(vf a) {
     for (int half = 8; half > 0; half /= 2)
         for (int i = 0; i < half; i++) a.lane[i] += a.lane[i + half];

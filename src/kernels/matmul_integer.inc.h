@@ -49,8 +49,7 @@ VEC void KERNEL(dot_quad)(const uint32_t bits, vb book, const KERNEL(quads) * q,
 
 /* One group of a panel for n columns. quarters [4, 16]: the weights' scales times each mantissa; NULL: yet to be done. */
 VEC void KERNEL(group)(const uint32_t bits, vb book, const uint8_t *lines, const uint8_t *weight_scales,
-                       const float *quarters, const int8_t *a, const rwkvc_q8_scale *scale, vf *acc,
-                       const uint32_t n) {
+                       const float *quarters, const int8_t *a, const rwkvc_q8_scale *scale, vf *acc, const uint32_t n) {
     vi dot[Q8_TILE];
     UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = KERNEL(begin)(bits, scale + t);
     if (bits == 8) {
@@ -78,8 +77,7 @@ VEC void KERNEL(group)(const uint32_t bits, vb book, const uint8_t *lines, const
 }
 
 VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8_t *book, const float *quarters,
-                         uint32_t groups, const int8_t *a, const rwkvc_q8_scale *scale, float *out,
-                         const uint32_t n) {
+                         uint32_t groups, const int8_t *a, const rwkvc_q8_scale *scale, float *out, const uint32_t n) {
     const uint32_t size = rwkvc_record_bytes(bits);
     vb table = bits == 4 ? vb_table(book) : vb_load(record);
     vf acc[Q8_TILE];
@@ -193,9 +191,8 @@ VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(value_ro
     }
     vb_interleave(vb_load(r->lines + at[0]), vb_load(r->lines + at[1]), vb_load(r->lines + at[2]),
                   vb_load(r->lines + at[3]), q.line);
-    UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] =
-        vb_zip(r->planes + at[0] + 16 * k, r->planes + at[1] + 16 * k, r->planes + at[2] + 16 * k,
-               r->planes + at[3] + 16 * k);
+    UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] = vb_zip(
+        r->planes + at[0] + 16 * k, r->planes + at[1] + 16 * k, r->planes + at[2] + 16 * k, r->planes + at[3] + 16 * k);
     UNROLL for (uint32_t v = 0; v < parts; v++) KERNEL(dot_quad)(bits, table, &q, v, values, dot + v, 1);
 }
 
@@ -209,8 +206,8 @@ VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_r
     const rwkvc_q8_scale *scale = &input->scales[at];
     UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, scale);
     if (most) {
-        UNROLL for (uint32_t i = 0; i < 4 * most; i += 4) KERNEL(value_quad)
-        (bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
+        UNROLL for (uint32_t i = 0; i < 4 * most; i += 4)
+            KERNEL(value_quad)(bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
     } else {
         for (uint32_t i = 0; i < count; i += 4) KERNEL(value_quad)
         (bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
@@ -296,7 +293,8 @@ VEC void KERNEL(value_copy)(const uint32_t bits, const KERNEL(value_rows) * from
 
 /* `steps` groups of one unit of rows times all columns, out of copies. */
 VEC void KERNEL(value_many)(const uint32_t bits, vb table, const uint8_t *panel, uint32_t height, uint32_t first_row,
-                            uint32_t rows, uint32_t g, uint32_t steps, const rwkvc_q8_input *input, float *sums) {
+                            uint32_t rows, uint32_t g, uint32_t steps, const rwkvc_q8_input *input, float *sums,
+                            uint32_t ld_sums) {
     enum { COLUMN = 128 };
     float quarters[VALUE_STEP * 4 * RWKVC_VALUE_UNIT];
     uint8_t copy[VALUE_STEP * RWKVC_GROUP * COLUMN];
@@ -306,13 +304,12 @@ VEC void KERNEL(value_many)(const uint32_t bits, vb table, const uint8_t *panel,
         KERNEL(value_rows) from = KERNEL(value_rows_at)(bits, panel, height, first_row, g + step), to = tile;
         to.lines += step * tile.stride, to.planes += step * tile.stride;
         KERNEL(value_copy)(bits, &from, rows, &to);
-        for (uint32_t row = 0; row < rows; row += 16)
-            KERNEL(store_quarters)
+        for (uint32_t row = 0; row < rows; row += 16) KERNEL(store_quarters)
         (from.scales + row, RWKVC_VALUE_UNIT, quarters + step * 4 * RWKVC_VALUE_UNIT + row);
     }
     for (uint32_t base = 0; base < input->columns; base += input->tile) {
         uint32_t n = input->columns - base < input->tile ? input->columns - base : input->tile;
-        for (uint32_t t = 0; t < n; t++, sums += rows) {
+        for (uint32_t t = 0; t < n; t++, sums += ld_sums) {
             uint64_t at = (uint64_t)base * input->groups + (uint64_t)g * n + t;
             PREFETCH(&input->nonzero[at + (uint64_t)input->tile * input->groups]);
             if (rows == RWKVC_VALUE_UNIT)
@@ -343,7 +340,7 @@ VEC void KERNEL(value_few)(const uint32_t bits, vb table, const uint8_t *panel, 
 VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
                               uint32_t first_row, uint32_t rows, uint32_t groups, const rwkvc_q8_input *all,
                               float *sums) {
-    enum { AHEAD = 8 };               /* groups */
+    enum { AHEAD = 8 };                /* groups */
     const rwkvc_q8_input input = *all; /* no store can change a copy */
     vb table = bits == 4 ? vb_table(book) : vb_load(panel);
     for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += 16) vf_store(sums + i, vf_zero());
@@ -353,10 +350,14 @@ VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const u
             KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row, ahead);
             KERNEL(value_prefetch)(bits, &r, rows, ahead, &input);
         }
-        if (input.columns <= input.tile)
+        if (input.columns <= input.tile) {
             KERNEL(value_few)(bits, table, panel, height, first_row, rows, g, steps, &input, sums);
-        else
-            KERNEL(value_many)(bits, table, panel, height, first_row, rows, g, steps, &input, sums);
+            continue;
+        }
+        for (uint32_t row = 0; row < rows; row += RWKVC_VALUE_UNIT) {
+            uint32_t unit = rows - row < RWKVC_VALUE_UNIT ? rows - row : RWKVC_VALUE_UNIT;
+            KERNEL(value_many)(bits, table, panel, height, first_row + row, unit, g, steps, &input, sums + row, rows);
+        }
     }
     for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += RWKVC_VALUE_ROWS) KERNEL(value_order)(sums + i);
 }

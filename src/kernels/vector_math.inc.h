@@ -16,9 +16,7 @@ LONG_VEC vf KERNEL(exp)(vf x) {
     p = vf_fma(p, r, vf_set1(0.5f));
     p = vf_fma(p, r, vf_set1(1.0f));
     p = vf_fma(p, r, vf_set1(1.0f));
-    /* two steps, so that subnormal results and 2^128 come out right */
-    vf half = vf_round(vf_mul(n, vf_set1(0.5f)));
-    return vf_mul(vf_mul(p, vf_exp2_int(half)), vf_exp2_int(vf_sub(n, half)));
+    return vf_scale(p, n);
 }
 
 LONG_VEC vf KERNEL(sigmoid)(vf x) {

@@ -25,7 +25,8 @@
     OP(round, vf_store(y, vf_round(vf_mul(vf_load_i8((const int8_t *)pa), vf_set1(0.5f)))))                            \
     OP(round_any, vf_store(y, vf_round(a)))                                                                            \
     OP(where_less, vf_store(y, vf_where_less(a, b, c, vf_zero())))                                                     \
-    OP(exp2_int, vf_store(y, vf_exp2_int(vf_max(vf_load_i8((const int8_t *)pa), vf_set1(-126)))))                      \
+    OP(scale, vf_store(y, vf_scale(a, vf_max(vf_mul(vf_load_i8((const int8_t *)pb), vf_set1(2)), vf_set1(-252)))))     \
+    OP(from_bits, vf_store(y, vf_from_bits(KERNEL(dots)(pa, pb, 1))))                                                  \
     OP(sum, vf_store(y, vf_set1(vf_sum(a))))                                                                           \
     OP(largest_size, vf_store(y, vf_set1(vf_largest_size(a, b))))                                                      \
     OP(largest, vf_store(y, vf_set1(vf_largest(vf_load_i8((const int8_t *)pa)))))                                      \
@@ -52,10 +53,24 @@
        vb_store(out, vb_zip((const uint8_t *)pa, (const uint8_t *)pb, (const uint8_t *)pc, (const uint8_t *)pb + 16))) \
     OP(store_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_load_i8((const int8_t *)pa))))                               \
     OP(round_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_mul(vf_load_i8((const int8_t *)pa), vf_set1(0.5f)))))        \
+    OP(nonzero, KERNEL(nonzero)((const int8_t *)pa, (const int8_t *)pb, out))                                          \
     OP(interleave_0, KERNEL(interleave)(pa, pb, pc, 0, out))                                                           \
     OP(interleave_1, KERNEL(interleave)(pa, pb, pc, 1, out))                                                           \
     OP(interleave_2, KERNEL(interleave)(pa, pb, pc, 2, out))                                                           \
     OP(interleave_3, KERNEL(interleave)(pa, pb, pc, 3, out))
+
+/* places [32] and values [32] of 32 int8, some of which b makes zero; behind a list's last quad anything may stand. */
+VEC void KERNEL(nonzero)(const int8_t *a, const int8_t *b, uint8_t *out) {
+    uint8_t place[32];
+    int8_t value[32];
+    vf limit = vf_set1((float)b[0]);
+    vi lo = vi_from_vf(vf_where_less(vf_load_i8(b), limit, vf_zero(), vf_load_i8(a)));
+    vi hi = vi_from_vf(vf_where_less(vf_load_i8(b + 16), limit, vf_zero(), vf_load_i8(a + 16)));
+    uint32_t n = (vi_nonzero(lo, hi, place, value) + 3) / 4 * 4;
+    memset(out, 0, 64);
+    memcpy(out, place, n);
+    memcpy(out + 32, value, n);
+}
 
 /* times * (16 rows x 4 weights) . 4 activations, which are never -128 */
 VEC vi KERNEL(dots)(const float *weights, const float *activations, int times) {
