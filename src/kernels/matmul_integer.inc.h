@@ -174,8 +174,8 @@ VEC KERNEL(value_rows)
 
 /* Four inputs of one column: dot[parts] += products of as many times 16 rows. Of q8 four parts are 64 rows, of fewer bits
  * eight are 128, the first four those in a byte's low half. */
-VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(value_rows) * r, const uint8_t *place,
-                            const int8_t *values, vi *dot, const uint32_t parts) {
+LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(value_rows) * r, const uint8_t *place,
+                                 const int8_t *values, vi *dot, const uint32_t parts) {
     uint64_t at[4];
     UNROLL for (int k = 0; k < 4; k++) at[k] = place[k] * r->size;
     KERNEL(quads) q;
@@ -198,9 +198,9 @@ VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(value_ro
 
 /* acc[parts] += one group of a column with `count` inputs; of no more than 4 * most, if that is not 0. quarters as in
  * `group`, [4, RWKVC_VALUE_UNIT]. */
-VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * r, const rwkvc_q8_input *input,
-                             uint64_t at, uint32_t count, const float *quarters, vf *acc, const uint32_t parts,
-                             const uint32_t most) {
+LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * r,
+                                  const rwkvc_q8_input *input, uint64_t at, uint32_t count, const float *quarters,
+                                  vf *acc, const uint32_t parts, const uint32_t most) {
     vi dot[8];
     const rwkvc_sparse_group *nonzero = &input->nonzero[at];
     const rwkvc_q8_scale *scale = &input->scales[at];
@@ -227,9 +227,9 @@ VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_r
 enum { VALUE_STEP = 4 };
 
 /* sums[parts, 16] += `steps` groups from entry `at` on, entries of a column `n` apart. quarters: of each group. */
-VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r, const rwkvc_q8_input *input,
-                            uint64_t at, uint32_t n, uint32_t steps, const float *quarters, float *sums,
-                            const uint32_t parts) {
+LONG_VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r, const rwkvc_q8_input *input,
+                                 uint64_t at, uint32_t n, uint32_t steps, const float *quarters, float *sums,
+                                 const uint32_t parts) {
     vf acc[8];
     UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_load(sums + 16 * v);
     for (uint32_t step = 0; step < steps; step++, at += n) {
@@ -248,8 +248,8 @@ VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r,
 
 /* Ask for what a later group will need: of many columns everything, else the columns that are not zero, each read whole,
  * line after line: `size` bytes that the processor's own prefetchers help with. */
-VEC void KERNEL(value_prefetch)(const uint32_t bits, const KERNEL(value_rows) * r, uint32_t rows, uint32_t group,
-                                const rwkvc_q8_input *input) {
+LONG_VEC void KERNEL(value_prefetch)(const uint32_t bits, const KERNEL(value_rows) * r, uint32_t rows, uint32_t group,
+                                     const rwkvc_q8_input *input) {
     if (input->columns > input->tile) {
         for (uint64_t column = 0; column < RWKVC_GROUP; column++)
             for (uint32_t row = 0; row < rows; row += r->line_rows)
@@ -279,8 +279,8 @@ VEC void KERNEL(value_order)(float *sums) {
 
 /* Copy 128 rows (at the end of a q8 panel 64) of a group for reading them over and over: lines a power of two apart
  * that leave out the other rows would use only some of the cache's sets. */
-VEC void KERNEL(value_copy)(const uint32_t bits, const KERNEL(value_rows) * from, uint32_t rows,
-                            const KERNEL(value_rows) * to) {
+LONG_VEC void KERNEL(value_copy)(const uint32_t bits, const KERNEL(value_rows) * from, uint32_t rows,
+                                 const KERNEL(value_rows) * to) {
     uint8_t *lines = (uint8_t *)to->lines, *planes = (uint8_t *)to->planes;
     for (uint32_t column = 0; column < RWKVC_GROUP; column++) {
         for (uint32_t row = 0; row < rows; row += from->line_rows)

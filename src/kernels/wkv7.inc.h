@@ -101,8 +101,9 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
     }
 }
 
-static void KERNEL(wkv7)(const rwkvc_wkv7 *h) {
-    for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_prepare)(h, (uint64_t)t * h->ld);
+static void KERNEL(wkv7)(const rwkvc_wkv7 *head) {
+    for (uint32_t t = 0; t < head->tokens; t++) KERNEL(wkv7_prepare)(head, (uint64_t)t * head->ld);
+    const rwkvc_wkv7 copy = *head, *h = &copy; /* which no store can change */
     uint32_t i = 0, n = h->head_size;
     /* A state that one token leaves is read again after all weights of the model: fetching its lines before they are
      * written would be traffic for nothing. */
@@ -116,5 +117,5 @@ static void KERNEL(wkv7)(const rwkvc_wkv7 *h) {
     if (stream) vf_stream_end();
     for (; i + 16 <= n; i += 16) KERNEL(wkv7_sweep)(h, i, 16, 1, false);
     if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1, false);
-    for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_finish)(h, (uint64_t)t * h->ld);
+    for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_finish)(head, (uint64_t)t * h->ld);
 }
