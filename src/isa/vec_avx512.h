@@ -70,6 +70,8 @@ VEC uint32_t vi_nonzero(vi lo, vi hi, uint8_t *place, int8_t *value) {
     const vi places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     __mmask16 in_lo = _mm512_test_epi32_mask(lo, lo), in_hi = _mm512_test_epi32_mask(hi, hi);
     uint32_t n = (uint32_t)__builtin_popcount(in_lo);
+    _mm_storeu_si128((__m128i *)(place + 16), _mm_setzero_si128()); /* behind what is stored next */
+    _mm_storeu_si128((__m128i *)(value + 16), _mm_setzero_si128());
     compress_i8(place, in_lo, places);
     compress_i8(place + n, in_hi, _mm512_add_epi32(places, _mm512_set1_epi32(16)));
     compress_i8((uint8_t *)value, in_lo, lo);
