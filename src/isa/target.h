@@ -46,6 +46,10 @@
  * functions that are called. */
 #if defined(RWKVC_NO_UNROLL)
 #define UNROLL
+#if !defined(__clang__) /* whose -O3 writes out no loops over lanes */
+#define COLD_BEGIN RWKVC_PRAGMA(GCC push_options) RWKVC_PRAGMA(GCC optimize("O2"))
+#define COLD_END RWKVC_PRAGMA(GCC pop_options)
+#endif
 #define LONG_VEC static __attribute__((noinline, unused))
 #else
 #define LONG_VEC VEC
@@ -68,6 +72,10 @@
 #define UNROLL
 #define PREFETCH_PAGE(address) ((void)(address))
 #define PREFETCH(address) ((void)(address))
+#endif
+#if !defined(COLD_BEGIN)
+#define COLD_BEGIN
+#define COLD_END
 #endif
 
 #endif

@@ -92,7 +92,7 @@ VEC vf vf_div(vf a, vf b) {
     return a;
 }
 /* a * b + c, one rounding */
-VEC vf vf_fma(vf a, vf b, vf c) {
+LONG_VEC vf vf_fma(vf a, vf b, vf c) {
     EACH_LANE c.L = fmaf(a.L, b.L, c.L);
     return c;
 }
@@ -231,7 +231,7 @@ VEC vb vb_high(vb a) {
     return a;
 }
 /* a | (b << left & mask), left in -7..7; the mask takes bits of the same byte only. */
-VEC vb vb_merge(vb a, vb b, int left, uint8_t mask) {
+LONG_VEC vb vb_merge(vb a, vb b, int left, uint8_t mask) {
     for (int i = 0; i < 64; i++) a.byte[i] |= (uint8_t)((left < 0 ? b.byte[i] >> -left : b.byte[i] << left) & mask);
     return a;
 }
@@ -251,7 +251,7 @@ VEC vb vb_zip(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_
     return r;
 }
 /* Four columns of 64 rows → four operands of 16 rows x 4 inputs; row of a lane: rwkvc_value_row. */
-VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
+LONG_VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     for (uint32_t v = 0; v < 4; v++) EACH_LANE {
             uint32_t row = rwkvc_value_row(v, (uint32_t)lane_);
             out[v].byte[4 * lane_] = a.byte[row];

@@ -6,8 +6,12 @@
 #include "kernels/matmul_plain.inc.h"
 #include "kernels/matmul_integer.inc.h"
 #include "kernels/measure.inc.h"
+/* clang-format off */
+COLD_BEGIN /* quantising runs once a file */
 #include "kernels/pack.inc.h"
 #include "kernels/feedback.inc.h"
+COLD_END
+/* clang-format on */
 #include "kernels/heads.inc.h"
 
 #include "kernels/wkv4.inc.h"
