@@ -47,8 +47,7 @@
 #if defined(RWKVC_NO_UNROLL)
 #define UNROLL
 #if !defined(__clang__) /* whose -O3 writes out no loops over lanes */
-#define COLD_BEGIN RWKVC_PRAGMA(GCC push_options) RWKVC_PRAGMA(GCC optimize("O2"))
-#define COLD_END RWKVC_PRAGMA(GCC pop_options)
+#define RWKVC_SMALL 1
 #endif
 #define LONG_VEC static __attribute__((noinline, unused))
 #else
@@ -72,10 +71,6 @@
 #define UNROLL
 #define PREFETCH_PAGE(address) ((void)(address))
 #define PREFETCH(address) ((void)(address))
-#endif
-#if !defined(COLD_BEGIN)
-#define COLD_BEGIN
-#define COLD_END
 #endif
 
 #endif

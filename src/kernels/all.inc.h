@@ -6,12 +6,15 @@
 #include "kernels/matmul_plain.inc.h"
 #include "kernels/matmul_integer.inc.h"
 #include "kernels/measure.inc.h"
-/* clang-format off */
-COLD_BEGIN /* quantising runs once a file */
+#if defined(RWKVC_SMALL) /* quantising runs once a file: it need not be written out there */
+#pragma GCC push_options
+#pragma GCC optimize("O2")
+#endif
 #include "kernels/pack.inc.h"
 #include "kernels/feedback.inc.h"
-COLD_END
-/* clang-format on */
+#if defined(RWKVC_SMALL)
+#pragma GCC pop_options
+#endif
 #include "kernels/heads.inc.h"
 
 #include "kernels/wkv4.inc.h"
