@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["bars", "comparison", "context"]
+__all__ = ["bars", "comparison", "context", "quantisation"]
 
 INK = "#7d838c"  # text and axes: a contrast above 3.5 on white and on black
 COLOURS = {"rwkv_cpu": "#2f81f7", "llama.cpp": "#e08a2e", "rwkv": "#8a63d2", "limit": "#d1495b"}
@@ -135,4 +135,63 @@ def context(result: dict[str, Any], path: Path) -> None:
     left.legend(fontsize=9, labelcolor=INK)
     title = f"A longer conversation costs nothing more ({result['model']})"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    _save(figure, path)
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that no smaller one beats, from the smallest on."""
+    found: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (row["bits_per_weight"], row["kl"])):
+        if not found or row["kl"] < found[-1]["kl"]:
+            found.append(row)
+    return found
+
+
+def _name_points(axis: Any, rows: Sequence[dict[str, Any]], colour: str, side: str) -> None:
+    """Each row's name at its point, on this side of it: "lower left", "upper right"…"""
+    left, below = "left" in side, "lower" in side
+    for row in rows:
+        axis.annotate(
+            row["name"],
+            (row["bits_per_weight"], row["kl"]),
+            (-5 if left else 5, -3 if below else 3),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="top" if below else "bottom",
+            fontsize=8,
+            color=colour,
+        )
+
+
+def quantisation(results: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
+    """Divergence over bits per weight, a panel for each model (quality.py's rows)."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, len(results), figsize=(4.6 * len(results), 4.2), squeeze=False, layout="constrained")
+    for axis, (model, rows) in zip(axes[0], results.items(), strict=True):
+        # ours are named by format or option: "q4 --no-calibration", "--bits 5.6"
+        ours, theirs = ([row for row in rows if (row["name"][0] in "q-") == own] for own in (True, False))
+        plain = [row for row in theirs if "(imatrix)" not in row["name"]]
+        calibrated = [row for row in ours if "--no-calibration" not in row["name"]]
+        blue, orange = COLOURS["rwkv_cpu"], COLOURS["llama.cpp"]
+        for label, own, style, fill in (
+            ("rwkv_cpu, calibrated", calibrated, "o", blue),
+            ("rwkv_cpu --no-calibration", [row for row in ours if row not in calibrated], "o", "none"),
+            ("llama.cpp, importance matrix", [row for row in theirs if row not in plain], "s", orange),
+            ("llama.cpp", plain, "s", "none"),
+        ):
+            colour = blue if style == "o" else orange
+            at, kl = [row["bits_per_weight"] for row in own], [row["kl"] for row in own]
+            axis.plot(at, kl, style, color=colour, markerfacecolor=fill, markersize=5.5, label=label, zorder=3)
+        best = _best(calibrated)
+        axis.plot([row["bits_per_weight"] for row in best], [row["kl"] for row in best], color=blue)
+        _name_points(axis, [row for row in calibrated if row["name"][0] == "q"], blue, "lower left")
+        _name_points(axis, [row for row in plain if row["name"][0] == "I"], orange, "upper left")
+        _name_points(axis, [row for row in plain if row["name"][0] == "Q"], orange, "upper right")
+        axis.set_yscale("log")
+        axis.set_xlim(3.9, 9.1)
+        axis.set_xlabel("bits per weight")
+        axis.set_title(model, loc="left", fontsize=10, fontweight="bold")
+        axis.grid(visible=True, color=INK, alpha=0.2, linewidth=0.6)
+    axes[0, 0].set_ylabel("KL divergence from f32, nats a token")
+    axes[0, -1].legend(fontsize=9, labelcolor=INK)
     _save(figure, path)

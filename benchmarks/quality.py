@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What quantisation costs: ours and llama.cpp's formats on a trained checkpoint and its held-out text, by one measure.
 
-    python benchmarks/quality.py CHECKPOINT HELD_OUT.txt --peer-python PYTHON [--tokens 12000] [--json OUT]
+    python benchmarks/quality.py CHECKPOINT HELD_OUT.txt --peer-python PYTHON [--tokens 12000] [--json MODEL.json]
+    python -m benchmarks.quality --render MODEL.json [MODEL.json …] --plot OUT.svg
 
 Each format's matrices, head and embedding are put into the f32 model in our engine, so that only the weights differ;
 with --end-to-end also as each program runs its own file. Documents end with a line "<|eod|>"; they form one stream,
@@ -223,14 +224,25 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What quantisation costs, ours beside llama.cpp's.")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("text", type=Path, help="held-out text; documents end with a line <|eod|>")
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("text", type=Path, nargs="?", help="held-out text; documents end with a line <|eod|>")
     parser.add_argument("--tokens", type=int, help="the first N of them (default: all)")
     parser.add_argument("--peer-python", help="a Python with llama-cpp-python")
     parser.add_argument("--end-to-end", action="store_true", help="also as each program runs its own file")
     parser.add_argument("--only", choices=["ours", "theirs"])
     parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--render", type=Path, nargs="+", metavar="JSON", help="measure nothing: plot these, by name")
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="divergence over bits per weight (with --render)")
     options = parser.parse_args(arguments)
+    if (options.render is None) != (options.plot is None):
+        parser.error("--render and --plot belong together")
+    if options.render:
+        from benchmarks import plots
+
+        plots.quantisation({file.stem: json.loads(file.read_text("utf-8")) for file in options.render}, options.plot)
+        return 0
+    if options.text is None:
+        parser.error("CHECKPOINT and HELD_OUT.txt are needed (or --render and --plot)")
     found = []
     print("| format | bpw | file | KL | median | 99 % | top-1 | perplexity | | end to end KL |")
     print("|---|---|---|---|---|---|---|---|---|---|")

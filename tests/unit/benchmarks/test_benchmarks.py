@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks import compare, context, neighbour, synthetic, tables
+from benchmarks import compare, context, neighbour, quality, synthetic, tables
 from benchmarks.compare import OURS, PEER, TORCH, Program
 from benchmarks.models import BITS, EQUAL, GGUF_BITS, Files, Weights
 from benchmarks.protocol import Worker, WorkerError, serve
@@ -184,6 +184,22 @@ def test_plots_are_written_and_are_the_same_each_time(tmp_path):
     assert first == [path.read_bytes() for path in plots.comparison(result, tmp_path / "b")]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["batch.svg", "decode.svg", "prefill.svg"]
     assert b"rwkv_cpu q8" in first[0]
+
+
+def test_quantisations_are_plotted_from_what_was_measured(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    rows = [("q4", 4.75, 4e-3), ("q4 --no-calibration", 4.75, 6e-3), ("--bits 5.6", 5.6, 1e-3), ("Q4_0", 4.76, 1e-2)]
+    measured = [{"name": name, "bits_per_weight": bits, "kl": kl} for name, bits, kl in rows]
+    file, plot = tmp_path / "a-model.json", tmp_path / "plot.svg"
+    file.write_text(json.dumps(measured), "utf-8")
+    assert quality.main(["--render", str(file), "--plot", str(plot)]) == 0
+    drawn = plot.read_text("utf-8")
+    assert all(f">{name}</text>" in drawn for name in ("a-model", "q4", "Q4_0"))
+    assert ">--bits 5.6</text>" not in drawn
+    for wrong in ([], ["--plot", str(plot)], ["--render", str(file)]):
+        with pytest.raises(SystemExit):
+            quality.main(wrong)
+    assert "belong together" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------- conversations, neighbours
