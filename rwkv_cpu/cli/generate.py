@@ -198,10 +198,9 @@ def _logprobs(model: Model, reply: Reply) -> list[dict[str, Any]]:
     def entry(token: int, logprob: float) -> dict[str, Any]:
         return {"token": model.tokenizer.decode([token]), "id": token, "logprob": logprob}
 
-    tops = reply.top_logprobs or [[]] * len(reply.tokens)
     return [
         {**entry(token, logprob), "top": [entry(*one) for one in top]}
-        for token, logprob, top in zip(reply.tokens, reply.logprobs, tops, strict=True)
+        for token, logprob, top in zip(reply.tokens, reply.logprobs, reply.top_logprobs, strict=True)
     ]
 
 

@@ -139,8 +139,8 @@ def create_completion(
     parts, reply = run_to_end(chunks)
     choice = {**parts[-1]["choices"][0], "text": "".join(part["choices"][0]["text"] for part in parts)}
     logs = [part["choices"][0]["logprobs"] for part in parts if part["choices"][0]["logprobs"] is not None]
-    if logs:
-        choice["logprobs"] = {key: [value for log in logs for value in log[key]] for key in logs[0]}
+    if logprobs is not None:
+        choice["logprobs"] = {key: [value for log in logs for value in log[key]] for key in _empty()}
     return {**parts[-1], "choices": [choice], "usage": usage_of(request, reply)}
 
 
@@ -205,6 +205,12 @@ _SAMPLING = {
     "seed": ("seed", None),
 }
 
+# Arguments that OpenAI has replaced by others.
+_NEWER = {
+    "functions": 'tools=[{"type": "function", "function": …}] is its newer name',
+    "function_call": "tool_choice is its newer name",
+}
+
 
 def sampling_of(given: Mapping[str, Any]) -> SamplingParams:
     """SamplingParams of llama-cpp-python's arguments; None is the default.
@@ -230,7 +236,8 @@ def sampling_of(given: Mapping[str, Any]) -> SamplingParams:
     if rest.pop("tfs_z", 1.0) != 1.0:
         raise ArgumentError("there is no tail-free sampling here", hint="min_p and typical_p serve the same end")
     if rest:
-        raise ArgumentError(f"no argument {next(iter(rest))!r} here", hint=f"there are {', '.join(_SAMPLING)}")
+        unknown = next(iter(rest))
+        raise ArgumentError(f"no argument {unknown!r} here", hint=_NEWER.get(unknown, f"there are {', '.join(_SAMPLING)}"))
     return SamplingParams(**fields)
 
 
@@ -275,7 +282,7 @@ class _Places:
         self._n_told = 0
 
     def new(self, reply: Reply) -> dict[str, list[Any]] | None:
-        if self._request.top_logprobs is None:
+        if self._request.top_logprobs is None or self._n_told == len(reply.tokens):
             return None
         found = _empty()
         for i in range(self._n_told, len(reply.tokens)):

@@ -16,7 +16,7 @@ from pydantic import Field
 from rwkv_cpu.errors import RwkvError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from rwkv_cpu.model import Model
 
@@ -107,7 +107,7 @@ class Rwkv(_Shared, llm.Model):  # type: ignore[misc, unused-ignore]
 class AsyncRwkv(_Shared, llm.AsyncModel):  # type: ignore[misc, unused-ignore]
     """The same for asyncio."""
 
-    async def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> AsyncIterator[str]:  # noqa: ARG002
+    async def execute(self, prompt: Any, stream: bool, response: Any, conversation: Any) -> AsyncGenerator[str, None]:  # noqa: ARG002
         """The pieces of an answer."""
         from rwkv_cpu.asynchronous import AsyncSteps
         from rwkv_cpu.cancel import CancelToken

@@ -83,8 +83,8 @@ class Reply:
     Attributes:
         tokens: ids chosen so far, those of a stop string included.
         logprobs: natural logarithm of each one's probability, before all settings; empty unless asked for.
-        top_logprobs: for each one, the likeliest ids at its place with their logprobs, best first; empty unless asked
-            for.
+        top_logprobs: for each one, the likeliest ids at its place with their logprobs, best first (none with logprobs
+            alone); empty unless one of the two is asked for.
         finish_reason: None while it runs; "end" (end of text, or of what the grammar allows), "stop" (a stop string),
             "length" (max_tokens) or "cancelled".
         stop: the stop string that ended it, else None. It is not part of the text.
@@ -330,8 +330,8 @@ class Reply:
             token, logprob = self._sampler.sample_with_logprob(logits, allowed)
         else:
             token, logprob = self._sampler.sample(logits, allowed), 0.0
-        if self._n_top and token not in self._end_ids:
-            self.top_logprobs.append(self._sampler.top_logprobs(logits, self._n_top))
+        if (self._with_logprobs or self._n_top) and token not in self._end_ids:
+            self.top_logprobs.append(self._sampler.top_logprobs(logits, self._n_top) if self._n_top else [])
         piece = self._take(token, logprob)
         seconds = perf_counter() - started
         if self._first_token_seconds == 0:

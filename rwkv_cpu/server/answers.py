@@ -222,8 +222,7 @@ def _logprobs(model: Model, reply: Reply) -> list[dict[str, Any]]:
     def place(token: int, logprob: float) -> dict[str, Any]:
         return {"token": model.tokenizer.decode([token]), "id": token, "logprob": logprob}
 
-    tops = reply.top_logprobs or [[]] * len(reply.tokens)
     return [
         {**place(token, logprob), "top": [place(*one) for one in top]}
-        for token, logprob, top in zip(reply.tokens, reply.logprobs, tops, strict=True)
+        for token, logprob, top in zip(reply.tokens, reply.logprobs, reply.top_logprobs, strict=True)
     ]

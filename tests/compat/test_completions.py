@@ -59,8 +59,21 @@ def test_completion_and_its_stream_say_the_same(demo: Model):
     assert all(chunk.keys() == COMPLETION - {"usage"} for chunk in chunks)
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == choice["text"]
-    assert [t for c in chunks for t in c["choices"][0]["logprobs"]["tokens"]] == logs["tokens"]
+    told = [chunk["choices"][0]["logprobs"] or {"tokens": []} for chunk in chunks]
+    assert [token for log in told for token in log["tokens"]] == logs["tokens"]
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
+def test_logprobs_alone_name_the_chosen_token(demo: Model):
+    options = {"max_tokens": 4, "temperature": 0}
+    logs = demo.create_completion("Once upon a time", logprobs=0, **options)["choices"][0]["logprobs"]
+    for text, logprob, top in zip(logs["tokens"], logs["token_logprobs"], logs["top_logprobs"], strict=True):
+        assert top == {text: logprob}
+    last = list(demo.create_completion("Once upon a time", logprobs=0, stream=True, **options))[-1]["choices"][0]
+    assert (last["text"], last["logprobs"], last["finish_reason"]) == ("", None, "length")
+    (choice,) = demo.create_chat_completion(QUESTION, logprobs=True, **options)["choices"]
+    assert len(choice["logprobs"]["content"]) == 4
+    assert all(place["top_logprobs"] == [] for place in choice["logprobs"]["content"])
 
 
 def test_echo_scores_the_prompt_as_the_model_does(demo: Model):
@@ -169,6 +182,7 @@ def test_a_required_tool_is_called(demo: Model):
         {"mirostat_mode": 1},
         {"tfs_z": 0.5},
         {"no_such": 1},
+        {"functions": [CLOCK["function"]]},
         {"temperature": -1},
     ],
 )
