@@ -237,7 +237,9 @@ def sampling_of(given: Mapping[str, Any]) -> SamplingParams:
         raise ArgumentError("there is no tail-free sampling here", hint="min_p and typical_p serve the same end")
     if rest:
         unknown = next(iter(rest))
-        raise ArgumentError(f"no argument {unknown!r} here", hint=_NEWER.get(unknown, f"there are {', '.join(_SAMPLING)}"))
+        raise ArgumentError(
+            f"no argument {unknown!r} here", hint=_NEWER.get(unknown, f"there are {', '.join(_SAMPLING)}")
+        )
     return SamplingParams(**fields)
 
 
