@@ -37,6 +37,7 @@ ALIGN_BYTES = 64
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 16 << 20  # 100 bytes a tensor are usual
 _CRC_STEP_BYTES = 4 << 20
+_OWN_FILES = "/proc/self/fd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +272,7 @@ class ModelWriter:
                     f"{target}: needs {size_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there",
                     hint="Free some space, or name a target on another disk.",
                 )
-            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._fd = os.open(self._part, flags, 0o666)
+            self._open(folder)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -289,6 +289,26 @@ class ModelWriter:
         if not force and target.exists():
             raise RwkvError(f"{target}: exists already", hint="Use --force (force=True) to replace it.")
 
+    def _open(self, folder: Path) -> None:
+        flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._unnamed = hasattr(os, "O_TMPFILE") and Path(_OWN_FILES).is_dir()
+        if self._unnamed:  # has no name until it is complete: of a killed process nothing stays
+            try:
+                self._fd = os.open(folder, flags | os.O_TMPFILE, 0o666)
+                return
+            except OSError as error:  # a file system without such files
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                    raise
+                self._unnamed = False
+        self._fd = os.open(self._part, flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+    def _give_name(self) -> None:
+        own_files = os.open(_OWN_FILES, os.O_RDONLY)
+        try:  # with a directory's descriptor, or Python links the symbolic link itself
+            os.link(str(self._fd), self._part, src_dir_fd=own_files, follow_symlinks=True)
+        finally:
+            os.close(own_files)
+
     def write(self, offset: int, data: Buffer) -> None:
         """Write *data* at a byte offset of the file. One thread at a time."""
         with memoryview(data) as whole, whole.cast("B") as view:
@@ -303,6 +323,8 @@ class ModelWriter:
         """Make the file complete and durable under its name."""
         try:
             os.fsync(self._fd)
+            if self._unnamed:
+                self._give_name()
             self._close()
             self._publish()
             if os.name == "posix":
@@ -334,6 +356,9 @@ class ModelWriter:
         target = self._target
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return RwkvError(f"{target}: the disk is full", hint="Free some space, or name a target on another disk.")
+        if error.errno == errno.EFBIG:
+            hint = "Raise the limit (ulimit -f), or name a target on another file system."
+            return RwkvError(f"{target}: larger than a file may be here", hint=hint)
         if isinstance(error, FileExistsError):
             return RwkvError(f"{target}: exists already", hint="Use --force (force=True) to replace it.")
         if os.name == "nt" and isinstance(error, PermissionError) and target.exists():

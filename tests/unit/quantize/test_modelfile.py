@@ -87,6 +87,8 @@ def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None
 
 
 def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)  # they have neither
+
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -110,9 +112,11 @@ def test_any_exception_leaves_nothing(tmp_path: Path, error: type[BaseException]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_process_leaves_no_target(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unnamed", [True, False], ids=["unnamed", "named"])
+def test_a_killed_process_leaves_no_target(tmp_path: Path, unnamed: bool) -> None:
     code = (
-        "import sys, time\nfrom rwkv_cpu.modelfile import ModelWriter\n"
+        "import os, sys, time\nfrom rwkv_cpu.modelfile import ModelWriter\n"
+        f"if not {unnamed} and hasattr(os, 'O_TMPFILE'): del os.O_TMPFILE\n"
         "with ModelWriter(sys.argv[1], 10) as writer:\n"
         "    writer.write(0, b'12345')\n    print('writing', flush=True)\n    time.sleep(60)\n"
     )
@@ -125,7 +129,27 @@ def test_a_killed_process_leaves_no_target(tmp_path: Path) -> None:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
     assert not target.exists()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    left = [path.suffix for path in tmp_path.iterdir()]
+    assert left == ([] if unnamed and has_unnamed_files(tmp_path) else [".part"])
+
+
+def has_unnamed_files(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_files_with_a_name_from_the_start_end_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    """Where the system has no files without names."""
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    write(tmp_path / "m.rwkv", force=force)
+    assert os.listdir(tmp_path) == ["m.rwkv"]  # noqa: PTH208 (the names as they are)
+    assert read_header(tmp_path / "m.rwkv").size_bytes == SIZE
 
 
 def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
