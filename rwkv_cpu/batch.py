@@ -14,7 +14,7 @@ import json
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.compat.chat_completions import prompt_of
 from rwkv_cpu.errors import ArgumentError, ModelClosedError, OutOfMemory, RwkvError
+from rwkv_cpu.generation.sampling import SamplingParams
 
 if TYPE_CHECKING:
     import os
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchProgress", "run_batch"]
 
 _OWN = ("prompt", "messages", "id")
+_OPTIONS = ("max_tokens", "stop", *(one.name for one in fields(SamplingParams)))
 
 
 @dataclass
@@ -90,14 +92,16 @@ class _Run:
             request = _parsed(line.raw)
             about = {"id": request["id"]} if "id" in request else {}
             prompt, stops = self._prompt(request)
-            options = {**self.options, **{k: v for k, v in request.items() if k not in _OWN}}
+            options = {**self.options, **_options(request)}
             stop = options.pop("stop", None) or ()
+            if not isinstance(stop, (str, list, tuple)):
+                raise ArgumentError(f"stop must be text or a list of texts, not {stop!r}")
             stops += (stop,) if isinstance(stop, str) else tuple(stop)
             reply = self.model.generate(prompt, stop=stops, cancel=self.cancel, **options)
             reply.read()
         except (ModelClosedError, OutOfMemory):
             raise
-        except (RwkvError, TypeError) as error:  # TypeError: an option that there is not
+        except RwkvError as error:
             return {**about, "error": str(error)}
         if reply.finish_reason == "cancelled":
             return None
@@ -179,6 +183,15 @@ def _parsed(raw: bytes) -> dict[str, Any]:
         raise ArgumentError(f"the line is no JSON: {error}") from None
     if not isinstance(found, dict):
         raise ArgumentError("the line is JSON, but no object")
+    return found
+
+
+def _options(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A line's own options. Raises: ArgumentError: there is none of that name."""
+    found = {name: value for name, value in request.items() if name not in _OWN}
+    for name in found:
+        if name not in _OPTIONS:
+            raise ArgumentError(f"no option {name!r}; a line may have {', '.join((*_OWN, *_OPTIONS))}")
     return found
 
 

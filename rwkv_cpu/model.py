@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import threading
@@ -537,7 +536,7 @@ class Model:
         from .generation.loop import DEFAULT_MAX_TOKENS, generate
         from .generation.sampling import SamplingParams
 
-        chosen = dataclasses.replace(params or SamplingParams(), **sampling)
+        chosen = (SamplingParams() if params is None else params).replace(**sampling)
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)
         return generate(
             self,

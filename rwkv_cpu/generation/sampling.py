@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from rwkv_cpu import engine
 from rwkv_cpu.errors import ArgumentError, TokenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -134,7 +134,7 @@ class SamplingParams:
             self._check_integer("banned", token, 2**32 - 1)
         object.__setattr__(self, "banned", tuple(int(token) for token in banned))
         given: Any = self.dry_breakers
-        breakers = (given,) if isinstance(given, str) else tuple(given)
+        breakers = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
         if not all(isinstance(text, str) and text for text in breakers):
             raise ArgumentError(f"dry_breakers must be texts of at least one character, not {self.dry_breakers!r}")
         object.__setattr__(self, "dry_breakers", breakers)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu import memory
+from rwkv_cpu.chat.thoughts import THINK_MODES
 from rwkv_cpu.errors import ArgumentError, Cancelled, RwkvError
 from rwkv_cpu.terminal import commands
 from rwkv_cpu.terminal.live import terminal_size
@@ -167,7 +168,10 @@ class Session:
             self.chat.params = self.chat.params_with({"seed": None})
             return
         if name == "think":
-            self.chat.think = "" if value == "default" else value
+            modes = {mode or "default": mode for mode in THINK_MODES}
+            if value not in modes:
+                raise ArgumentError(f"think takes {', '.join(modes)}, not {value!r}")
+            self.chat.think = modes[value]
             return
         if name == "thoughts":
             if value not in THOUGHTS:

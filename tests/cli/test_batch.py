@@ -70,6 +70,32 @@ def test_lines_have_options_ids_and_errors_of_their_own(demo_path: Path, tmp_pat
     assert "a" not in found[7]["text"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"state": 5},
+        {"grammar": "root ::= x"},
+        {"cancel": 1},
+        {"params": {}},
+        {"stop": 5},
+        {"stop": [5]},
+        {"max_tokens": "5"},
+        {"banned": 5},
+        {"dry_breakers": 5},
+        {"logit_bias": [1]},
+        {"seed": "x"},
+    ],
+)
+def test_a_line_with_a_wrong_option_is_an_error_of_that_line(demo_path: Path, tmp_path: Path, options: dict):
+    source = write(tmp_path / "in", [{"prompt": "Once", **options}, {"prompt": "Once", "max_tokens": 2}])
+    with Model(demo_path) as model:
+        done = run_batch(model, source, tmp_path / "out")
+    assert (done.done, done.failed) == (2, 1)
+    found = read(tmp_path / "out")
+    assert next(iter(options)) in found[0]["error"]
+    assert "text" in found[1]
+
+
 def test_the_texts_are_those_of_one_by_one(demo_path: Path, tmp_path: Path):
     lines = [{"prompt": f"The {i}th time", "seed": i, "max_tokens": 10 + i} for i in range(24)]
     source = write(tmp_path / "in", lines)

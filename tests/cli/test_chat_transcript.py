@@ -171,7 +171,7 @@ def test_a_thought_is_dimmed_folds_away_and_can_be_read(scripted):
     say(term, "/think off")
     term.wait_for("think = off")
     say(term, "/think maybe")
-    term.wait_for("no think mode 'maybe'")
+    term.wait_for("think takes default, off, short, on, long, not 'maybe'")
 
 
 def test_history_can_be_searched(scripted):
