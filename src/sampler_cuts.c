@@ -236,9 +236,14 @@ static float gather_top_p(struct rwkvc_sampler *s, float peak, float lowest, dou
     }
 }
 
+static float smallest_of_lanes(vec v) {
+    float a = v[0] < v[1] ? v[0] : v[1], b = v[2] < v[3] ? v[2] : v[3];
+    return a < b ? a : b;
+}
+
 /* Keep the candidates whose logits are nearest to the mean logit, which hold the share typical_p of the mass: the
  * distance is that of a token's surprise from the entropy. */
-static void keep_typical(struct rwkvc_sampler *s, float peak, double temperature) {
+static void keep_typical(struct rwkvc_sampler *s, float peak) {
     struct candidates *c = &s->candidates;
     uint32_t padded = (c->n + BLOCK - 1) / BLOCK * BLOCK;
     double total = weigh(s, peak, 1), mean = 0;
@@ -252,12 +257,13 @@ static void keep_typical(struct rwkvc_sampler *s, float peak, double temperature
         mean += sum_of_lanes(sum[0] + sum[1]);
     }
     float middle = (float)((double)peak + mean / total);
+    vec least = fill(0);
     for (uint32_t i = 0; i < padded; i += VEC) {
-        vec distance = load(c->logits + i) - middle;
-        store(s->nearness + i, pick(distance > fill(0), -distance, distance));
+        vec distance = load(c->logits + i) - middle, near = pick(distance > fill(0), -distance, distance);
+        store(s->nearness + i, near);
+        least = pick((near < least) & (near >= fill(-FLT_MAX)), near, least); /* what pads is infinitely far */
     }
-    /* No candidate is further away than the lowest may lie below the peak. */
-    float farthest = (float)(-NEGLIGIBLE * (temperature > 1 ? temperature : 1));
+    float farthest = smallest_of_lanes(least);
     double wanted = (double)s->options.typical_p * total;
     vec cut = fill(find_cut_of_many(s, s->nearness, c->weights, padded, farthest, 0, wanted));
     uint32_t n = 0;
@@ -327,7 +333,7 @@ double rwkvc_sampler_select(struct rwkvc_sampler *s, float peak) {
         gather(s, lowest);
     if (o->top_k > 0 && c->n > o->top_k) keep_largest(s, o->top_k);
     if (cut > -INFINITY) keep_from(c, cut, UINT32_MAX);
-    if (typical && c->n > 1) keep_typical(s, peak, temperature);
+    if (typical && c->n > 1) keep_typical(s, peak);
     if (xtc) exclude_top_choices(s, typical ? peak_of(c) : peak);
     return total;
 }
