@@ -255,6 +255,7 @@ class Server:
             for goodbye in self._goodbyes:
                 goodbye()
         self._outbox.drain(_DRAIN_SECONDS)
+        self._outbox.give_up()  # which ends its thread
 
     def _wait_for_requests(self, seconds: float) -> bool:
         with self._changed:

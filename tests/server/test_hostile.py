@@ -37,7 +37,11 @@ requests = st.fixed_dictionaries(
 def answers_to(data):
     """Everything that a server writes to a client that sends *data*."""
     written = []
+    before = set(threading.enumerate())
     Server(io.BytesIO(data).read, written.append, LoadOptions()).run()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    assert set(threading.enumerate()) <= before
     lines = b"".join(written).splitlines()
     return [json.loads(line) for line in lines]
 
