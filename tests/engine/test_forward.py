@@ -528,7 +528,7 @@ def test_every_status_has_an_exception() -> None:
     statuses = [
         value for name in dir(engine.lib) if name.startswith("RWKVC_E_") and (value := getattr(engine.lib, name))
     ]
-    assert sorted(statuses) == list(range(1, 11))
+    assert sorted(statuses) == list(range(1, 13))
     for status in statuses:
         with pytest.raises(errors.RwkvError):
             engine.check(status)
