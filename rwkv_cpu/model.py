@@ -8,12 +8,13 @@ import sys
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, overload
 
 import numpy as np
 
 from . import engine
-from .errors import ArgumentError, Cancelled, ModelClosedError, OutOfMemory, StateError, TokenError
+from .computing import Computing
+from .errors import ArgumentError, Cancelled, ModelClosedError, StateError, TokenError
 from .modelfile import ModelFile
 from .preload import Preloader
 from .scheduler import Job, Scheduler
@@ -48,13 +49,6 @@ _PROGRESS_SECONDS = 0.03
 _open_models: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
-class _Work(NamedTuple):
-    """How to compute. threads: None: the default."""
-
-    threads: int | None
-    low_priority: bool
-
-
 class Model:
     """An open model. Threads may share it: what they ask for at the same time is computed together.
 
@@ -80,9 +74,7 @@ class Model:
     ) -> None:
         """Open the .rwkv file at *path*; Model.load also takes names and checkpoints."""
         self._lock = threading.RLock()
-        self._isa = isa
-        self._wanted = self._fitted = _Work(threads, low_priority)
-        self._context: engine.Context | None = None
+        self._computing = Computing(threads, isa, low_priority=low_priority)
         self._file: ModelFile | None = None
         self._preloader: Preloader | None = None
         file = ModelFile(os.fspath(path))
@@ -94,7 +86,7 @@ class Model:
         self._file = file
         try:
             self._bind(file)
-            self._context = self._new_context(self._wanted)
+            self._computing.context()
             self.low_priority = low_priority
             if preload:
                 self._preloader = Preloader(file)
@@ -200,13 +192,12 @@ class Model:
         stay the same.
         """
         self._mapped()
-        return self._wanted.threads or engine.default_threads()
+        return self._computing.threads
 
     @threads.setter
     def threads(self, threads: int | None) -> None:
         self._mapped()
-        engine.check_threads(threads)
-        self._wanted = self._wanted._replace(threads=threads)
+        self._computing.threads = threads
 
     @property
     def low_priority(self) -> bool:
@@ -217,13 +208,12 @@ class Model:
         the quality of service "utility" on macOS, "below normal" on Windows. The thread that called waits meanwhile;
         the host's own threads stay as they are.
         """
-        return self._wanted.low_priority
+        return self._computing.low_priority
 
     @low_priority.setter
     def low_priority(self, low_priority: bool) -> None:
         self._mapped()
-        self._wanted = self._wanted._replace(low_priority=bool(low_priority))
-        self._scheduler.lowered = bool(low_priority)
+        self._computing.low_priority = self._scheduler.lowered = bool(low_priority)
 
     @property
     def weight_bytes(self) -> int:
@@ -273,12 +263,13 @@ class Model:
             if self._preloader is not None:
                 self._preloader.stop()
             preloader = self._preloader = Preloader(file, awaited=True)
-        size = file.info.size_bytes
+        size, running = file.info.size_bytes, True
         try:
             if cancel is not None:
                 cancel.link(preloader.ask_to_stop)
-            while preloader.running:
+            while running:  # the end is told too, however soon it comes
                 preloader.wait(_PROGRESS_SECONDS)
+                running = preloader.running
                 if on_progress is not None:
                     on_progress(preloader.done_bytes, size)
         finally:
@@ -474,7 +465,8 @@ class Model:
     def _forward(
         self, runs: Sequence[engine.SequenceRun], *, cancel: Any, out: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        return self._fitting().forward(self._opened(), runs, cancel=cancel, out=out)
+        self._mapped()
+        return self._computing.fitting().forward(self._opened(), runs, cancel=cancel, out=out)
 
     def _ids(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
         try:
@@ -610,9 +602,7 @@ class Model:
         """
         self._scheduler.close(self._closed_error)
         with self._lock:
-            if self._context is not None:
-                self._context.close()
-                self._context = None
+            self._computing.close()
             if self._preloader is not None:
                 self._preloader.stop()
                 self._preloader = None
@@ -656,40 +646,14 @@ class Model:
 
     def _running(self) -> engine.Context:
         self._mapped()
-        if self._context is None:  # after fork()
-            self._context = self._new_context(self._fitted)
-        return self._context
-
-    def _new_context(self, work: _Work) -> engine.Context:
-        """Workers begin with the priority of the thread that makes them."""
-        if not work.low_priority or engine.is_lowered():
-            return engine.Context(work.threads, self._isa)
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(1, initializer=engine.lower_priority) as thread:
-            return thread.submit(engine.Context, work.threads, self._isa).result()
-
-    def _fitting(self) -> engine.Context:
-        """The context for the next pass, made anew if threads or priority were changed; for the one who leads it."""
-        wanted = self._wanted
-        # A priority that was raised just now: the next leader is no longer a thread of low priority.
-        if wanted != self._fitted and (wanted.low_priority or not engine.is_lowered()):
-            try:
-                fresh = self._new_context(wanted)
-            except OutOfMemory:
-                self._wanted = self._fitted
-                raise
-            if self._context is not None:
-                self._context.close()
-            self._context, self._fitted = fresh, wanted
-        return self._running()
+        return self._computing.context()
 
     def _after_fork(self) -> None:
         """In a child of fork(): the threads stayed in the parent, another thread may have held the lock."""
         self._lock = threading.RLock()
         self._scheduler = Scheduler(self._engine.token_bytes, self.config.n_vocab)
-        self._scheduler.lowered = self._wanted.low_priority
-        self._context = None
+        self._scheduler.lowered = self._computing.low_priority
+        self._computing.forget()
 
 
 def _check_logits(choice: str) -> None:

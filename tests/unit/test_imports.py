@@ -20,7 +20,7 @@ LAYERS = [
     {"config", "memory", "softmax", "textfile"},
     {"engine", "checkpoint"},
     {"cancel", "modelfile", "reader"},
-    {"tokenizer", "state", "preload", "scheduler", "asynchronous"},
+    {"tokenizer", "state", "preload", "scheduler", "computing", "asynchronous"},
     {"model", "prefix_cache"},
     {"generation", "quantize"},
     {"loading", "chat"},
