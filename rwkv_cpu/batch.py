@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.compat.chat_completions import prompt_of
+from rwkv_cpu.compat.completions import texts_of
 from rwkv_cpu.errors import ArgumentError, ModelClosedError, OutOfMemory, RwkvError
 from rwkv_cpu.generation.sampling import SamplingParams
 
@@ -93,10 +94,7 @@ class _Run:
             about = {"id": request["id"]} if "id" in request else {}
             prompt, stops = self._prompt(request)
             options = {**self.options, **_options(request)}
-            stop = options.pop("stop", None) or ()
-            if not isinstance(stop, (str, list, tuple)):
-                raise ArgumentError(f"stop must be text or a list of texts, not {stop!r}")
-            stops += (stop,) if isinstance(stop, str) else tuple(stop)
+            stops += texts_of(options.pop("stop", None))
             reply = self.model.generate(prompt, stop=stops, cancel=self.cancel, **options)
             reply.read()
         except (ModelClosedError, OutOfMemory):

@@ -532,7 +532,7 @@ class Model:
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, (str, bytes)) else list(prompt)
         return generate(
             self,
-            self.new_state() if state is None else state,
+            self.new_state() if state is None else self._own(state),
             ids,
             chosen,
             logits=state.logits if state is not None and not ids else None,

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from rwkv_cpu.chat import jinja
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.chat.thoughts import ThoughtSplitter, think_mode
-from rwkv_cpu.compat.completions import Request, finish_of, grammar_of, run_to_end, sampling_of, texts_of, usage_of
+from rwkv_cpu.compat.completions import (
+    Request,
+    finish_of,
+    grammar_of,
+    limit_of,
+    run_to_end,
+    sampling_of,
+    texts_of,
+    usage_of,
+)
 from rwkv_cpu.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -92,7 +101,7 @@ def create_chat_completion(
         model,
         model.tokenizer.encode(prompt),
         sampling_of({"temperature": _TEMPERATURE, **sampling}),
-        _DEFAULT_MAX_TOKENS if max_tokens is None or max_tokens <= 0 else max_tokens,
+        limit_of(max_tokens, _DEFAULT_MAX_TOKENS),
         (*stops, *texts_of(stop)),
         form,
         (top_logprobs or 0) if logprobs or top_logprobs else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -19,7 +20,7 @@ from rwkv_cpu.generation.sampling import SamplingParams
 from rwkv_cpu.softmax import log_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.generation.loop import Reply
@@ -32,6 +33,7 @@ __all__ = [
     "create_completion",
     "finish_of",
     "grammar_of",
+    "limit_of",
     "run_to_end",
     "sampling_of",
     "texts_of",
@@ -127,7 +129,7 @@ def create_completion(
         model,
         ids or [min(model.tokenizer.end_ids, default=0)],
         sampling_of(sampling),
-        None if max_tokens is None or max_tokens <= 0 else max_tokens,
+        limit_of(max_tokens, None),
         texts_of(stop),
         grammar_of(grammar, response_format),
         logprobs,
@@ -222,12 +224,11 @@ def sampling_of(given: Mapping[str, Any]) -> SamplingParams:
     fields: dict[str, Any] = {"penalty_decay": 1.0}
     for theirs, (ours, default) in _SAMPLING.items():
         fields[ours] = rest.pop(theirs, default)
-    fields["top_k"] = max(0, fields["top_k"])
-    if fields["seed"] is not None and fields["seed"] < 0:  # theirs for "a new one"
+    if isinstance(fields["top_k"], int):
+        fields["top_k"] = max(0, fields["top_k"])
+    if isinstance(fields["seed"], int) and fields["seed"] < 0:  # theirs for "a new one"
         fields["seed"] = None
-    bias = rest.pop("logit_bias", None)
-    if bias:
-        fields["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
+    fields["logit_bias"] = rest.pop("logit_bias", {})
     mode, tau, eta = rest.pop("mirostat_mode", 0), rest.pop("mirostat_tau", 5.0), rest.pop("mirostat_eta", 0.1)
     if mode not in _MIROSTAT_MODES:
         raise ArgumentError(f"there is no mirostat {mode!r} here", hint="0 switches it off, 2 is mirostat 2")
@@ -249,7 +250,12 @@ def grammar_of(grammar: Grammar | str | None, response_format: Mapping[str, Any]
     Raises:
         ArgumentError: both are given, or an unknown format.
     """
-    kind = "text" if response_format is None else response_format.get("type", "text")
+    wanted = {} if response_format is None else response_format
+    if not isinstance(wanted, Mapping):
+        raise ArgumentError(
+            f"response_format must be an object, not {wanted!r}", hint='such as {"type": "json_object"}'
+        )
+    kind = wanted.get("type", "text")
     if kind == "text" and grammar is None:
         return None
     from rwkv_cpu.generation.structured import Grammar
@@ -258,7 +264,6 @@ def grammar_of(grammar: Grammar | str | None, response_format: Mapping[str, Any]
         return Grammar.read(grammar) if isinstance(grammar, str) else grammar
     if grammar is not None:
         raise ArgumentError("grammar and response_format are both given")
-    wanted = response_format or {}
     if kind == "json_object":
         schema = wanted.get("schema")
         return Grammar.json() if schema is None else Grammar.json_schema(schema)
@@ -268,8 +273,17 @@ def grammar_of(grammar: Grammar | str | None, response_format: Mapping[str, Any]
 
 
 def texts_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Stop texts, however they were given."""
+    """Stop texts, however they were given. Raises: ArgumentError: no texts."""
+    if stop is not None and not isinstance(stop, (str, list, tuple)):
+        raise ArgumentError(f"stop must be text or a list of texts, not {stop!r}")
     return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def limit_of(max_tokens: int | None, unlimited: int | None) -> int | None:
+    """The longest answer; *unlimited* for None, 0 and less. Raises: ArgumentError: no whole number."""
+    if max_tokens is not None and not isinstance(max_tokens, int):
+        raise ArgumentError(f"max_tokens must be a whole number, not {max_tokens!r}")
+    return unlimited if max_tokens is None or max_tokens <= 0 else max_tokens
 
 
 # --------------------------------------------------------------------------------------------- logprobs

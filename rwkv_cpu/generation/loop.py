@@ -430,6 +430,8 @@ def generate(
         raise ArgumentError("logits go with an empty prompt only")
     if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 0):
         raise ArgumentError(f"max_tokens must be a whole number from 0, or None, not {max_tokens!r}")
+    if isinstance(grammar, str):
+        raise ArgumentError("a text is no Grammar yet", hint="Grammar.read(text) makes one of GBNF or Lark.")
     if not isinstance(top_logprobs, int) or not 0 <= top_logprobs <= min(MAX_TOP_LOGPROBS, model.n_vocab):
         raise ArgumentError(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, not {top_logprobs!r}")
     params = SamplingParams() if params is None else params
