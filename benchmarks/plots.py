@@ -184,7 +184,9 @@ def quantisation(results: Mapping[str, Sequence[dict[str, Any]]], path: Path) ->
             axis.plot(at, kl, style, color=colour, markerfacecolor=fill, markersize=5.5, label=label, zorder=3)
         best = _best(calibrated)
         axis.plot([row["bits_per_weight"] for row in best], [row["kl"] for row in best], color=blue)
-        _name_points(axis, [row for row in calibrated if row["name"][0] == "q"], blue, "lower left")
+        named = [row for row in calibrated if row["name"][0] == "q"]
+        _name_points(axis, [row for row in named if row in best], blue, "lower left")
+        _name_points(axis, [row for row in named if row not in best], blue, "lower right")
         _name_points(axis, [row for row in plain if row["name"][0] == "I"], orange, "upper left")
         _name_points(axis, [row for row in plain if row["name"][0] == "Q"], orange, "upper right")
         axis.set_yscale("log")
