@@ -21,6 +21,7 @@ thread: a thread that lowered its priority could not raise it again.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
@@ -498,13 +499,14 @@ def _elsewhere(
             failure.append(error)
 
     thread = threading.Thread(target=run, name="rwkv-cpu pass", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while thread.is_alive():
             thread.join(_WAIT_SECONDS)
     except BaseException:
         stop()
-        thread.join()
+        with contextlib.suppress(RuntimeError):  # interrupted before it had begun
+            thread.join()
         raise
     if failure:
         raise failure[0]

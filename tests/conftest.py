@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 # A checkout that was built but not installed: quantize/ is rwkv_cpu.quantize all the same.
 if not any((Path(folder) / "quantize").is_dir() for folder in rwkv_cpu.__path__):
     rwkv_cpu.__path__.append(str(CHECKOUT))
+
+# Whoever is started in the background of a shell ignores Ctrl-C, and so would the programs that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every run, and no verdict by the clock: machines are shared.
 hypothesis.settings.register_profile("rwkv_cpu", deadline=None, derandomize=True)

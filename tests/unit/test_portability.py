@@ -31,7 +31,7 @@ for name in ("fcntl", "termios", "tty", "pty", "resource", "pwd", "grp", "readli
     sys.modules[name] = None  # an import of it fails
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=None, LK_NBLCK=2, LK_UNLCK=0, setmode=None)
 sys.platform = "win32"
-optional = ("rwkv_cpu.compat", "rwkv_cpu.benchmark.plots", "rwkv_cpu.__main__")
+optional = ("rwkv_cpu.compat", "rwkv_cpu.__pyinstaller", "rwkv_cpu.benchmark.plots", "rwkv_cpu.__main__")
 names = [module.name for module in pkgutil.walk_packages(rwkv_cpu.__path__, "rwkv_cpu.", onerror=lambda name: None)]
 for name in names:
     if not name.startswith(optional):
