@@ -110,7 +110,7 @@ asan: $(VENV)/.developer
 	$(ASAN_BUILD)
 	$(ASAN_RUN) $(PY) -m pytest -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
 	gcc $(C_FLAGS) -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined tests/c/library.c \
-	  $$(find $(ASAN) -path '*/src/*.o') -o $(ASAN)/library -lm
+	  $$(find $(ASAN)/temp* -path '*/src/*.o') -o $(ASAN)/library -lm
 	$(PY) examples/demo_for_c.py $(ASAN)/demo-world.rwkv
 	rm -rf $(ASAN)/library.files && mkdir $(ASAN)/library.files
 	$(ASAN)/library $(ASAN)/demo-world.rwkv rwkv_cpu/data/demo.rwkv $(ASAN)/library.files
