@@ -441,8 +441,9 @@ rwkvc_status rwkvc_state_from_bytes(const rwkvc_state_layout *layout, const uint
         status = rwkvc_fail_hint(RWKVC_E_FORMAT, "",
                                  told(header, state_key) ? "the state's header is damaged"
                                                          : "this is not a state file of rwkv_cpu");
-    const uint8_t *body = bytes + LENGTH_BYTES + length;
-    uint64_t body_bytes = size_bytes - LENGTH_BYTES - length;
+    /* A header that was refused may claim any length: nothing lies behind it then. */
+    const uint8_t *body = status ? NULL : bytes + LENGTH_BYTES + length;
+    uint64_t body_bytes = status ? 0 : size_bytes - LENGTH_BYTES - length;
     if (!status) status = check_about(layout, header, body, body_bytes, &about);
     if (!status) status = read_parts(layout, header, body, body_bytes, state, logits, &logits_there);
     /* Version 1 did not say what was read: the numbers themselves stand for it. */
