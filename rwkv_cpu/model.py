@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .generation.loop import Reply
     from .generation.sampling import SamplingParams
     from .generation.score import Score
+    from .generation.speculative import Workshop
     from .generation.structured import Grammar
     from .prefix_cache import PrefixCache
     from .tokenizer.base import Tokenizer
@@ -104,6 +105,7 @@ class Model:
         template = self._engine.bytes_of("chat_template")
         self.chat_template: bytes | None = None if template is None else bytes(template)
         self._tokenizer: Tokenizer | None = None
+        self._workshop: Workshop | None = None
         self._tokenizer_kind = next(
             (kind for kind in KINDS if self._engine.bytes_of(f"tokenizer.{kind}") is not None),
             None,
@@ -175,6 +177,16 @@ class Model:
     def has_tokenizer(self) -> bool:
         """Whether the file has a tokenizer."""
         return self._tokenizer_kind is not None
+
+    @property
+    def workshop(self) -> Workshop:
+        """What answers with drafts share (rwkv_cpu.generation.speculative)."""
+        from .generation.speculative import Workshop
+
+        with self._lock:
+            if self._workshop is None:
+                self._workshop = Workshop(self)
+            return self._workshop
 
     @property
     def n_vocab(self) -> int:
@@ -603,6 +615,7 @@ class Model:
         self._scheduler.close(self._closed_error)
         with self._lock:
             self._computing.close()
+            self._workshop = None
             if self._preloader is not None:
                 self._preloader.stop()
                 self._preloader = None

@@ -21,6 +21,8 @@ from rwkv_cpu.generation.tools import ToolCallParser
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
     from rwkv_cpu.cancel import CancelToken
@@ -247,7 +249,8 @@ class Run:
     """The making of one answer.
 
     Attributes:
-        read_prompt: gives a state, the last ids of the prompt, which it has not read, and how many it read now.
+        read_prompt: gives a state, the last ids of the prompt, which it has not read, how many it read now, and the
+            last of the conversation's ids before those.
         finish: called once at the end, with None if there is nothing to keep.
         params, max_tokens, stop, cancel, on_progress: as generation.loop.generate takes them.
         lead: how the answer begins, which was part of the prompt ("<think").
@@ -258,7 +261,7 @@ class Run:
     """
 
     model: Model
-    read_prompt: Callable[[], tuple[State, list[int], int]]
+    read_prompt: Callable[[], tuple[State, list[int], int, Sequence[int] | NDArray[np.uint32]]]
     finish: Callable[[Outcome | None], None] | None
     params: SamplingParams
     max_tokens: int
@@ -281,7 +284,7 @@ class Run:
         try:
             began = time.perf_counter()
             try:
-                state, rest, n_read = self.read_prompt()
+                state, rest, n_read, before = self.read_prompt()
             except Cancelled:
                 self.finish_reason = "cancelled"
                 return
@@ -293,6 +296,7 @@ class Run:
                 self.params,
                 max_tokens=self.max_tokens,
                 stop=self.stop,
+                history=before,
                 cancel=self.cancel,
                 on_progress=lambda done, total: self.tell_progress(n_read + done, n_read + total),
             )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.chat import jinja
 from rwkv_cpu.chat.answer import Answer, AsyncAnswer, Outcome, Run
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
     from rwkv_cpu.chat.recorder import Recorder, Unanswered
@@ -37,6 +40,8 @@ __all__ = ["Answer", "Chat", "Turn"]
 DEFAULT_MAX_TOKENS = 2048
 DEFAULT_SNAPSHOT_BYTES = 256_000_000
 DEFAULT_DISK_BYTES = 2_000_000_000
+# So many ids of the conversation are shown to DRY and to drafts.
+_LOOK_BACK = 16384
 
 
 class Chat:
@@ -484,10 +489,12 @@ class Chat:
         if cancel is not None:
             cancel.link(stop_token.cancel)
 
-        def read_prompt() -> tuple[State, list[int], int]:
+        def read_prompt() -> tuple[State, list[int], int, NDArray[np.uint32]]:
             if self._recorder is not None:
                 self._recorder.asked(goal.parent, text)
-            return read_goal(self.model, history, self._start, goal, stop_token, run.tell_progress)
+            state, rest, n_read = read_goal(self.model, history, self._start, goal, stop_token, run.tell_progress)
+            before = np.array(goal.ids[: -len(rest)], np.uint32)
+            return state, rest, n_read, np.concatenate([goal.base.last_ids(_LOOK_BACK), before])
 
         def finish(outcome: Outcome | None) -> None:
             try:

@@ -10,13 +10,18 @@ Taking a turn back moves the head of the tree only. So undo, edit and branches c
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rwkv_cpu.chat import jinja
 from rwkv_cpu.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from rwkv_cpu.chat.answer import Outcome
     from rwkv_cpu.chat.shelf import Slot, StateShelf
@@ -91,6 +96,19 @@ class Node:
         while node is not None and node.parent is not None:
             yield node
             node = node.parent
+
+    @cached_property
+    def _id_array(self) -> NDArray[np.uint32]:
+        return np.array(self.ids, np.uint32)
+
+    def last_ids(self, most: int) -> NDArray[np.uint32]:
+        """The last ids of the text up to here, at most so many."""
+        parts, n = [np.empty(0, np.uint32)], 0
+        node: Node | None = self
+        while node is not None and n < most:
+            parts.append(node._id_array)  # noqa: SLF001 (another of these)
+            n, node = n + len(node.ids), node.base
+        return np.concatenate(parts[::-1])[-most:]
 
     def keep(self, extra: Sequence[int], slot: Slot) -> None:
         """Remember a state that has read *extra* after this point; one for the same ids is replaced."""

@@ -107,7 +107,7 @@ class Reply:
         n_top: int = 0,
         matcher: Matcher | None = None,
         drafts: Drafts | None = None,
-        history: Sequence[int] = (),
+        history: Sequence[int] | NDArray[np.uint32] = (),
         cancel: CancelToken | None,
         on_progress: Callable[[int, int], None] | None,
         prefix_cache: PrefixCache | None = None,
@@ -225,6 +225,9 @@ class Reply:
             if self.finish_reason is None:
                 self.finish_reason = "cancelled"
             raise
+        finally:
+            if self._drafts is not None:
+                self._drafts.end()
         if self.finish_reason == "stop":
             return
         tail = self._stops.feed(self._decoder.flush()) + self._stops.flush()
@@ -234,10 +237,10 @@ class Reply:
 
     def _generate(self) -> Iterator[str]:
         logits: NDArray[np.float32] | None = self._read_prompt()
-        before = [*self._history, *self._prompt]
-        self._sampler.observe(before)
-        if self._drafts is not None:
-            self._drafts.begin(before)
+        for before in (self._history, self._prompt):
+            self._sampler.observe(before)
+            if self._drafts is not None and len(before):
+                self._drafts.begin(before)
         if self._max_tokens == 0:
             self.finish_reason = "length"
         while self.finish_reason is None:
@@ -382,7 +385,7 @@ def generate(
     logprobs: bool = False,
     top_logprobs: int = 0,
     grammar: Grammar | None = None,
-    history: Sequence[int] = (),
+    history: Sequence[int] | NDArray[np.uint32] = (),
     speculative: bool = True,
     draft_model: Model | None = None,
     cancel: CancelToken | None = None,

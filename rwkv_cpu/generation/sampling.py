@@ -286,14 +286,15 @@ class Sampler:
         """
         engine.check(engine.lib.rwkvc_sampler_accept(self._handle, token))
 
-    def observe(self, tokens: Sequence[int]) -> None:
+    def observe(self, tokens: Sequence[int] | NDArray[np.uint32]) -> None:
         """Show *tokens* of the prompt to DRY; the other penalties look at the answer only.
 
         Raises:
             TokenError: an id outside the vocabulary.
         """
         if self._watches_sequences:
-            engine.check(engine.lib.rwkvc_sampler_observe(self._handle, list(tokens), len(tokens)))
+            ids = [int(token) for token in tokens]
+            engine.check(engine.lib.rwkvc_sampler_observe(self._handle, ids, len(ids)))
 
     def follow(self, leader: Sampler) -> None:
         """Go on from where *leader*, a sampler of the same settings, is: its counts and its random numbers."""

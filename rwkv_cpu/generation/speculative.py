@@ -6,25 +6,24 @@ than one. Each position is sampled by the answer's own sampler from the model's 
 number that belongs to it; a draft only decides how many positions share a pass. So the text is the same, token for
 token, with drafts and without, at any temperature.
 
-Drafts come from the text itself (what followed the last time the same tokens occurred) or from a smaller model. How
-long they are follows from what checking costs here and how often drafts were right; a ledger of the time won and lost
-ends it where it does not pay.
+Drafts come from the text itself (repetition.py) or from a smaller model (draft_model.py). How long they are follows
+from what checking costs here (pass_costs.py) and from how often guesses of their kind were right; every token of the
+answer teaches that, whether it was drafted or not. A ledger of the time won and lost ends it where it does not pay.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from statistics import median_low
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwkv_cpu.errors import ArgumentError
-from rwkv_cpu.generation.sampling import make_sampler
+from rwkv_cpu.generation.draft_model import DraftModel
+from rwkv_cpu.generation.pass_costs import Ledger, PassCosts
+from rwkv_cpu.generation.repetition import FIRST_CHANCES, Repetition, SpacelessIds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,38 +32,24 @@ if TYPE_CHECKING:
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
 
-__all__ = ["Drafts", "LookAhead"]
+__all__ = ["Drafts", "LookAhead", "Workshop"]
 
-# A check keeps the state after each token: bounded by memory, and by what a pass gains from more tokens.
-_MAX_DRAFT = 12
+# A check keeps the state after each token: bounded by memory, and by the engine, which takes 12 tokens at a time.
+_MAX_DRAFT = 11
 _MAX_STATE_BYTES = 256 << 20
-# How far back the text is searched, and how long an agreement is counted.
-_WINDOW = 16384
-_LONGEST_MATCH = 12
-_SHORTEST_MATCH = 2
-# Before there is experience: how often the first token of a draft is right after an agreement of that many tokens, and
-# how often the next one is if those before it were; what these guesses weigh; and the time of a pass over several
-# tokens: fixed, and for each (in passes over one).
-_PRIORS = {2: 0.25, 3: 0.4, 4: 0.6, 6: 0.7, 9: 0.8}
-_PRIOR_OF_LATER = 0.8
-_PRIOR_OF_MODEL = 0.6
-_PRIOR_WEIGHT = 4.0
-_FORGET = 0.97
-_SEVERAL_COST = 1.1
-_TOKEN_COST = 0.15
-_REMEMBERED_OF_ONE, _REMEMBERED = 15, 5
+# How often a token of a smaller model is right, before there is experience; what first guesses weigh, in tokens.
+_CHANCE_OF_MODEL = 0.6
+_FIRST_WEIGHT = 4.0
+_FORGET = 0.98
 # The first few drafts are short: what checking costs here is not known yet.
 _CAUTIOUS_PASSES, _CAUTIOUS_DRAFT = 2, 3
-# What a pass takes beyond this times what is expected of it does not count as lost.
-_SURPRISE = 2.0
-# A draft must promise this much more speed. The ledger may be in the red by this much of the time so far and this many
-# passes, and remembers this many passes of gain.
-_MIN_GAIN = 1.05
-_MAX_LOSS = 0.02
-_LOSS_AT_START = 1.2
-_MAX_CREDIT = 8.0
-# Agreements from this length on are followed now and then although they seem not to pay: what was learnt may be old.
-_PROBE_LENGTH = 4
+# A draft must promise this much more speed; a token that is right less often than this never pays.
+_MIN_GAIN = 1.02
+_MIN_CHANCE = 0.05
+# Looking for a draft may take this share of the time: after a search for nothing, small models rest for some tokens.
+_MAX_SEARCH = 0.02
+# Guesses that are this often right are followed now and then although they seem not to pay: costs change.
+_PROBE_CHANCE = 0.5
 _PROBE_EVERY = 12
 _PROBE_DRAFT = 3
 
@@ -91,32 +76,46 @@ class LookAhead:
             self._state.replace(self._tokens[:n], self.logits[n - 1])
 
 
+class Workshop:
+    """What the answers of one model share: what passes cost, and the memory for states that are being checked."""
+
+    def __init__(self, model: Model) -> None:
+        self.spaceless = SpacelessIds(model.tokenizer, model.n_vocab)
+        self.costs = PassCosts()
+        self.n_states = min(_MAX_DRAFT + 1, _MAX_STATE_BYTES // model.state_bytes)
+        self._floats = model.state_bytes // 4
+        self._blocks: list[NDArray[np.float32]] = []
+
+    def take_states(self) -> NDArray[np.float32]:
+        """f32 [n_states, state_bytes / 4], for one answer at a time.
+
+        Its first use costs the system as much as several tokens: so the last one given back is kept.
+        """
+        try:
+            return self._blocks.pop()
+        except IndexError:
+            return np.empty((self.n_states, self._floats), np.float32)
+
+    def give_back(self, states: NDArray[np.float32]) -> None:
+        """An answer ended."""
+        if not self._blocks:
+            self._blocks.append(states)
+
+
 class _Rate:
     """How often a token is right, as far as is known."""
 
-    def __init__(self, prior: float) -> None:
-        self._right = prior * _PRIOR_WEIGHT
-        self._tried = _PRIOR_WEIGHT
+    def __init__(self, first: float) -> None:
+        self._right = first * _FIRST_WEIGHT
+        self._tried = _FIRST_WEIGHT
 
     @property
     def value(self) -> float:
         return self._right / self._tried
 
-    def learn(self, right: int, tried: int) -> None:
-        self._right = self._right * _FORGET**tried + right
-        self._tried = self._tried * _FORGET**tried + tried
-
-
-class _Odds(NamedTuple):
-    """How often the first token of a draft is right, and one after such as were."""
-
-    first: _Rate
-    later: _Rate
-
-    def learn(self, drafted: int, accepted: int) -> None:
-        self.first.learn(min(accepted, 1), 1)
-        if accepted and drafted > 1:
-            self.later.learn(accepted - 1, min(accepted, drafted - 1))
+    def learn(self, right: bool) -> None:
+        self._right = self._right * _FORGET + right
+        self._tried = self._tried * _FORGET + 1
 
 
 class Drafts:
@@ -126,84 +125,75 @@ class Drafts:
         model: the one that answers.
         params, seed: of the answer's sampler.
         draft: a smaller model with the same vocabulary; None: drafts from the text only.
+
+    Attributes:
+        drafted, accepted: tokens of drafts that were checked, and those that were right.
     """
 
     def __init__(self, model: Model, params: SamplingParams, seed: int, draft: Model | None = None) -> None:
         self._model = model
-        self._longest = min(_MAX_DRAFT, _MAX_STATE_BYTES // model.state_bytes - 1)
+        self._workshop = model.workshop
+        self._costs = self._workshop.costs
+        self._ledger = Ledger(self._costs)
         self._states: NDArray[np.float32] | None = None
-        self._text = np.empty(2 * _WINDOW, np.uint32)
-        self._n_text = 0
-        later = _Rate(_PRIOR_OF_LATER)
-        self._odds = {length: _Odds(_Rate(prior), later) for length, prior in _PRIORS.items()}
-        self._odds_of_model = _Odds(_Rate(_PRIOR_OF_MODEL), _Rate(_PRIOR_OF_MODEL))
-        self._used = self._odds_of_model
-        self._watched: list[int] = []  # a draft that is not checked, but compared with what comes,
-        self._watched_right = 0  # and right so far
-        self._watched_odds = self._used
-        self._passes: dict[int, deque[float]] = {}  # seconds of the last passes over so many tokens,
-        self._ratios = deque([1.0], _REMEMBERED)  # of passes over several to the first guess
-        self._seconds: dict[int, float] = {}  # and what to expect of the next
-        self._balance = self._total = 0.0
+        self._text = Repetition(self._workshop.spaceless)
+        self._rates = [_Rate(chance) for chance in FIRST_CHANCES]
+        self._rate_of_model = _Rate(_CHANCE_OF_MODEL)
+        self._guess: list[tuple[int, _Rate]] = []  # what is thought to come, to be compared with what comes,
+        self._n_seen = 0  # and so much of it came
+        self._resting = self._refused = self._touched = 0
         self._drafting = self._checking = 0.0
-        self._refused = self._touched = 0
         self.drafted = self.accepted = 0
-        self._writer = None if draft is None else _DraftModel(draft, model, params.replace(seed=seed))
+        self._writer = None if draft is None else DraftModel(draft, model, params.replace(seed=seed))
 
-    def begin(self, text: Sequence[int]) -> None:
-        """What stands before the answer."""
-        self._append(text)
+    def begin(self, text: Sequence[int] | NDArray[np.uint32]) -> None:
+        """What stands before the answer; may be said in parts."""
+        self._text.append(text)
         if self._writer is not None:
             self._writer.begin(text)
 
-    def _append(self, tokens: Sequence[int]) -> None:
-        tokens = tokens[-_WINDOW:]
-        if self._n_text + len(tokens) > len(self._text):
-            self._text[:_WINDOW] = self._text[self._n_text - _WINDOW : self._n_text]
-            self._n_text = _WINDOW
-        self._text[self._n_text : self._n_text + len(tokens)] = tokens
-        self._n_text += len(tokens)
+    def end(self) -> None:
+        """No more drafts: memory is given back."""
+        states, self._states = self._states, None
+        if states is not None:
+            self._workshop.give_back(states)
 
     def note_token(self, token: int) -> None:
         """The next token of the answer was chosen."""
-        self._append((token,))
-        self._watch(token)
+        self._text.append((token,))
+        self._compare(token)
         if self._writer is not None:
             self._writer.append(token)
 
     def note_pass(self, seconds: float) -> None:
         """Reading one token without a draft took *seconds*."""
-        self._learn_cost(1, seconds)
-        self._total += seconds
+        self._costs.learn(1, seconds)
+        self._ledger.note_pass(seconds)
 
     def propose(self, sampler: Sampler, room: int | None, cancel: CancelToken | None) -> list[int]:
         """What may come next; [] where a draft would not pay. At most *room* tokens (None: any number)."""
-        most = self._longest if room is None else min(self._longest, room)
-        if most < 1 or 1 not in self._seconds:
+        most = self._workshop.n_states - 1
+        if room is not None:
+            most = min(most, room)
+        if most < 1 or self._costs.one <= 0:
             return []
         self._drafting = 0.0
-        found, length = self._look_up(most)
-        if found:
-            self._used = self._odds[max(n for n in self._odds if n <= length)]
-            n = self._best_length(len(found), 0.0) or self._probe(length, len(found))
-            if n == 0 and not self._watched:
-                self._watched, self._watched_right, self._watched_odds = found, 0, self._used
-            return found[:n]
-        if self._writer is None:
-            return []
-        self._used = self._odds_of_model
-        n = self._best_length(most, self._writer.seconds)
+        draft = self._search(most)
+        if draft or self._writer is None:
+            return draft
+        n = self._best_length([self._rate_of_model] * most, self._writer.seconds)
         if n == 0:
             return []
         started = perf_counter()
-        found = self._writer.write(sampler, n, cancel)
+        draft = self._writer.write(sampler, n, cancel)
         self._drafting = perf_counter() - started
-        return found
+        self._expect((token, self._rate_of_model) for token in draft)
+        return draft
 
     def check(self, last: int, draft: list[int], state: State, cancel: CancelToken | None) -> LookAhead:
         """Read *last* and *draft* in one pass; the state stays until LookAhead.keep()."""
         if self._states is None:
-            self._states = np.empty((self._longest + 1, self._model.state_bytes // 4), np.float32)
+            self._states = self._workshop.take_states()
         states = self._states[: len(draft) + 1]
         started = perf_counter()
         logits = self._model.look_ahead([last, *draft], state, states, cancel=cancel)
@@ -214,159 +204,67 @@ class Drafts:
         """So many tokens of the draft that was just checked were right."""
         self.drafted += drafted
         self.accepted += accepted
-        self._used.learn(drafted, accepted)
         # The first use of memory costs the system's time, which says nothing about the next pass.
         if drafted < self._touched:
-            self._learn_cost(drafted + 1, self._checking)
+            self._costs.learn(drafted + 1, self._checking)
         self._touched = max(self._touched, drafted + 1)
-        # What something else took meanwhile is not the draft's fault.
-        one = self._seconds[1]
-        spent = min(self._checking, _SURPRISE * self._cost(drafted + 1)) + self._drafting
-        self._total += spent
-        self._balance = min(self._balance + (1 + accepted) * one - spent, _MAX_CREDIT * one)
+        self._ledger.note_draft(drafted + 1, self._checking, self._drafting, accepted)
 
-    def _watch(self, token: int) -> None:
-        """Learn from the next token what the draft that is only watched would have been worth."""
-        if not self._watched:
-            return
-        if token == self._watched[self._watched_right]:
-            self._watched_right += 1
-            if self._watched_right < len(self._watched):
-                return
-        self._watched_odds.learn(len(self._watched), self._watched_right)
-        self._watched = []
+    def _search(self, most: int) -> list[int]:
+        """A draft from the text."""
+        if self._resting > 0:
+            self._resting -= 1
+            return []
+        started = perf_counter()
+        guess, chance = [], 1.0
+        for token, kind in self._text.guesses(most):
+            rate = self._rates[kind]
+            guess.append((token, rate))
+            chance *= rate.value
+            if chance < _MIN_CHANCE:
+                break
+        self._expect(guess)
+        n = self._best_length([rate for _, rate in guess]) or self._probe(guess)
+        if n == 0:
+            self._resting = int((perf_counter() - started) / (_MAX_SEARCH * self._costs.one))
+        return [token for token, _ in guess[:n]]
 
-    def _learn_cost(self, n_tokens: int, seconds: float) -> None:
-        # A pass that was interrupted by something else says little: the lower median knows nothing of it.
-        if n_tokens not in self._passes:
-            guess = [] if n_tokens == 1 else [self._cost(n_tokens)]
-            self._passes[n_tokens] = deque(guess, _REMEMBERED_OF_ONE if n_tokens == 1 else _REMEMBERED)
-        self._passes[n_tokens].append(seconds)
-        if n_tokens > 1:
-            self._ratios.append(seconds / self._guess(n_tokens))
-        self._seconds[n_tokens] = median_low(self._passes[n_tokens])
+    def _expect(self, guess: Iterable[tuple[int, _Rate]]) -> None:
+        self._guess, self._n_seen = list(guess), 0
 
-    def _cost(self, n_tokens: int) -> float:
-        """Seconds to expect of a pass over so many tokens."""
-        if n_tokens in self._seconds:
-            return self._seconds[n_tokens]
-        guess = self._guess(n_tokens) * median_low(self._ratios)
-        return max(guess, self._seconds[1])
+    def _compare(self, token: int) -> None:
+        """Learn what the guess was worth, drafted or not."""
+        if self._n_seen < len(self._guess):
+            expected, rate = self._guess[self._n_seen]
+            rate.learn(token == expected)
+            self._n_seen += 1
+            if token != expected:
+                self._guess = []
 
-    def _guess(self, n_tokens: int) -> float:
-        return self._seconds[1] * (_SEVERAL_COST + _TOKEN_COST * n_tokens)
-
-    def _best_length(self, most: int, seconds_each: float) -> int:
+    def _best_length(self, rates: list[_Rate], seconds_each: float = 0.0) -> int:
         """How many tokens to draft: what promises the most tokens per second, 0 if that gains too little."""
-        one, rate = self._seconds[1], self._used.first.value
-        allowance = self._allowance
-        if len(self._ratios) <= _CAUTIOUS_PASSES:
-            most = min(most, _CAUTIOUS_DRAFT)
-        best, best_speed, expected, chance = 0, _MIN_GAIN / one, 1.0, 1.0
-        for n in range(1, most + 1):
-            chance *= rate
-            expected, rate = expected + chance, self._used.later.value
-            cost = self._cost(n + 1) + n * seconds_each
-            if cost - one > allowance:
+        costs, allowance = self._costs, self._ledger.allowance
+        if costs.n_checks < _CAUTIOUS_PASSES:
+            rates = rates[:_CAUTIOUS_DRAFT]
+        best, best_speed, expected, chance = 0, _MIN_GAIN / costs.one, 1.0, 1.0
+        for n, rate in enumerate(rates, 1):
+            chance *= rate.value
+            expected += chance
+            cost = costs.expect(n + 1) + n * seconds_each
+            if cost - costs.one > allowance:
                 break
             if expected / cost > best_speed:
                 best, best_speed = n, expected / cost
         return best
 
-    def _probe(self, length: int, most: int) -> int:
+    def _probe(self, guess: list[tuple[int, _Rate]]) -> int:
         """How many tokens to draft although that seems not to pay."""
+        if not guess or guess[0][1].value < _PROBE_CHANCE:
+            return 0
         self._refused += 1
-        n = min(most, _PROBE_DRAFT)
-        loss = self._cost(n + 1) - self._seconds[1]
-        if length < _PROBE_LENGTH or self._refused < _PROBE_EVERY or loss > self._allowance:
+        n = min(len(guess), _PROBE_DRAFT)
+        loss = self._costs.expect(n + 1) - self._costs.one
+        if self._refused < _PROBE_EVERY or loss > self._ledger.allowance:
             return 0
         self._refused = 0
         return n
-
-    @property
-    def _allowance(self) -> float:
-        """Seconds that may be lost now."""
-        return self._balance + _MAX_LOSS * self._total + _LOSS_AT_START * self._seconds[1]
-
-    def _look_up(self, most: int) -> tuple[list[int], int]:
-        """What followed the last and longest earlier occurrence of the text's end, and how long that is."""
-        first = max(0, self._n_text - _WINDOW)
-        text = self._text[first : self._n_text]
-        if len(text) < 2 * _SHORTEST_MATCH:
-            return [], 0
-        ends = np.flatnonzero((text[1:-1] == text[-1]) & (text[:-2] == text[-2])) + 1
-        length = _SHORTEST_MATCH
-        while len(ends) and length < _LONGEST_MATCH:
-            longer = ends[ends >= length]
-            longer = longer[text[longer - length] == text[-1 - length]]
-            if not len(longer):
-                break
-            ends, length = longer, length + 1
-        if not len(ends):
-            return [], 0
-        at = int(ends[-1]) + 1
-        # A text that repeats itself right away goes on doing so.
-        found = text[at : at + most].tolist()
-        period = len(text) - at
-        while len(found) < most:
-            found.append(found[len(found) - period])
-        return found, length
-
-
-class _DraftModel:
-    """A smaller model that writes drafts with the random numbers of the answer's sampler."""
-
-    def __init__(self, draft: Model, model: Model, params: SamplingParams) -> None:
-        if draft.n_vocab != model.n_vocab or (
-            draft.tokenizer is not model.tokenizer and draft.tokenizer.to_bytes() != model.tokenizer.to_bytes()
-        ):
-            raise ArgumentError(
-                "the draft model has another vocabulary", hint="Use a smaller model of the same family for drafts."
-            )
-        self._model = draft
-        self._sampler = make_sampler(draft, params)
-        self._states = [draft.new_state()]  # after the text; after each token of the draft
-        self._unread: list[int] = []
-        self._draft: list[int] = []
-        self._agreed = 0
-        self.seconds = 0.0  # a token of a draft
-
-    def begin(self, text: Sequence[int]) -> None:
-        """What stands before the answer; read when the first draft is asked for."""
-        self._unread = list(text)
-
-    def append(self, token: int) -> None:
-        """The answer went on with *token*."""
-        if self._agreed < len(self._draft) and not self._unread and self._draft[self._agreed] == token:
-            self._agreed += 1
-        else:
-            self._settle()
-            self._unread.append(token)
-
-    def write(self, leader: Sampler, n: int, cancel: CancelToken | None) -> list[int]:
-        """What this model would say next, *n* tokens."""
-        self._settle()
-        state = self._states[0]
-        logits = self._model.advance(self._unread, state, cancel=cancel)
-        self._unread = []
-        self._sampler.follow(leader)
-        started = perf_counter()
-        for i in range(n):
-            token = self._sampler.sample(logits)
-            self._draft.append(token)
-            if i + 1 == n:
-                break
-            self._sampler.accept(token)
-            if len(self._states) == i + 1:
-                self._states.append(self._model.new_state())
-            self._states[i + 1].become(self._states[i])
-            logits = self._model.advance([token], self._states[i + 1], cancel=cancel)
-        self.seconds = (perf_counter() - started) / n
-        return list(self._draft)
-
-    def _settle(self) -> None:
-        """Go to the state before the last token of the draft that was right: it and what follows are unread."""
-        read = max(self._agreed - 1, 0)
-        self._states[0], self._states[read] = self._states[read], self._states[0]
-        self._unread = self._draft[read : self._agreed] + self._unread
-        self._draft, self._agreed = [], 0

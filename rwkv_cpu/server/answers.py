@@ -174,15 +174,15 @@ def stateless(call: Call, model: Model, tools: Sequence[Tool]) -> Answer:
     advice = dict(template.sampling)
     advised = int(advice.pop("max_tokens", DEFAULT_MAX_TOKENS))
 
-    def read_prompt() -> tuple[State, list[int], int]:
+    def read_prompt() -> tuple[State, list[int], int, Sequence[int]]:
         state = model.new_state()
         cache = model.prefix_cache
         if cache is None or len(ids) == 1:
-            return state, ids, 0
+            return state, ids, 0, ()
         cache.advance(
             model, ids[:-1], state, cancel=call.cancel, progress=lambda done, _: run.tell_progress(done, len(ids))
         )
-        return state, ids[-1:], len(ids) - 1
+        return state, ids[-1:], len(ids) - 1, ids[:-1]
 
     run = Run(
         model=model,

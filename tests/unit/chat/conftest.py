@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rwkv_cpu.errors import Cancelled
+from rwkv_cpu.generation.speculative import Workshop
 
 N_VOCAB = 300
 BLANK_LINE, USER = 256, 257  # ids of "\n\n" and "User", like the multi-character tokens of real vocabularies
@@ -94,6 +95,10 @@ class FakeModel:
         self.computed = 0  # tokens read in all
 
     prefix_cache = None
+
+    @property
+    def workshop(self):
+        return Workshop(self)
 
     def new_state(self):
         return FakeState()

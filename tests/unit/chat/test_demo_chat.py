@@ -148,3 +148,25 @@ def test_a_token_cancelled_from_another_thread_ends_the_answer(model):
     assert time.monotonic() - began < 5  # reading it all takes longer; how much quicker is the engine's test
     assert chat.turns == ()
     assert chat.send("Hello!", temperature=0).read()
+
+
+def test_drafts_and_dry_see_the_whole_conversation(model, monkeypatch):
+    from rwkv_cpu.chat import answer
+
+    seen = []
+
+    def generate(model, state, prompt, params, **options):
+        seen.append([*map(int, options["history"]), *prompt])
+        return real(model, state, prompt, params, **options)
+
+    real = answer.generate
+    monkeypatch.setattr(answer, "generate", generate)
+    chat = Chat(model, "Be brief.", temperature=0, max_tokens=12)
+    for message in ("What is the sun?", "Say it again, please. " * 20, "And again."):
+        chat.send(message).read()
+    for ids in seen:
+        assert model.tokenizer.decode(ids).startswith("System: Be brief.\n\nUser: What is the sun?")
+    assert model.tokenizer.decode(seen[-1]).endswith("User: And again.\n\nAssistant:")
+    chat.undo(3)
+    chat.send("Another.").read()
+    assert "sun" not in model.tokenizer.decode(seen[-1])

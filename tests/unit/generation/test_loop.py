@@ -13,6 +13,7 @@ from rwkv_cpu import Model
 from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.errors import ArgumentError, Cancelled, NonFiniteError
 from rwkv_cpu.generation import SamplingParams, generate
+from rwkv_cpu.generation.speculative import Workshop
 from rwkv_cpu.tokenizer.world import WorldTokenizer
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ScriptModel:
         self.n_prompt = n_prompt
         self.cancel_at: tuple[int, CancelToken] | None = None
         self.calls: list[int] = []
+        self.workshop = Workshop(self)
 
     def advance(self, tokens: list[int], state: ScriptState, *, logits: str, cancel: Any, progress: Any) -> np.ndarray:
         self.calls.append(len(tokens))

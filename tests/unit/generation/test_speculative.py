@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.generation import SamplingParams, generate, speculative
+from rwkv_cpu.generation.pass_costs import PassCosts
 from rwkv_cpu.generation.sampling import make_sampler
 from rwkv_cpu.generation.speculative import Drafts
 
@@ -26,7 +27,7 @@ PROMPTS = [
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafts as long and as often as possible, whether they pay or not."""
-    monkeypatch.setattr(Drafts, "_best_length", lambda _self, most, _seconds: most)
+    monkeypatch.setattr(Drafts, "_best_length", lambda _self, rates, _seconds=0.0: len(rates))
 
 
 def run(model, prompt, params, *, state=None, max_tokens=60, **options):
@@ -121,6 +122,7 @@ def test_a_draft_model_with_another_vocabulary_is_refused(demo_model, make_rwkv)
 
 
 def drafts_of(demo_model, text: list[int], seconds: float = 1.0) -> Drafts:
+    demo_model._workshop = None  # nothing that other tests taught
     drafts = Drafts(demo_model, SamplingParams(), 0)
     drafts.begin(text)
     drafts.note_pass(seconds)
@@ -130,44 +132,53 @@ def drafts_of(demo_model, text: list[int], seconds: float = 1.0) -> Drafts:
 def play(
     demo_model, accept: float, cost_of_one_more: float, *, seed: int = 3, n_tokens: int = 400, interrupted: float = 0.0
 ) -> float:
-    """Speed against none at all, on a clock of its own, with that share of draft tokens right.
+    """Speed against none at all, on a clock of its own, with that share of guesses right.
 
     interrupted: share of the passes that take four times as long, for other reasons.
     """
     random = np.random.default_rng(seed)
+    cycle = [5, 6, 7, 8, 9]
 
     def took(seconds: float) -> float:
         return seconds * (4 if interrupted and random.random() < interrupted else 1)
 
-    drafts = drafts_of(demo_model, [5, 6, 7, 8, 9] * 20)
+    drafts = drafts_of(demo_model, cycle * 20)
     sampler = make_sampler(demo_model, SamplingParams())
     clock, written = 1.0, 1
     while written < n_tokens:
         draft = drafts.propose(sampler, None, None)
         drafts._drafting = 0.0
-        if not draft:
+        right = 0
+        while right < len(draft) and random.random() < accept:
+            drafts._compare(draft[right])
+            right += 1
+        if draft:
+            drafts._checking = took(1 + cost_of_one_more * len(draft))
+            clock += drafts._checking
+            drafts.learn(len(draft), right)
+        else:
             seconds = took(1.0)
             drafts.note_pass(seconds)
-            if drafts._watched:
-                right = random.random() < accept
-                drafts.note_token(drafts._watched[drafts._watched_right] if right else 99)
-            clock, written = clock + seconds, written + 1
-        else:
-            right = next((i for i in range(len(draft)) if random.random() >= accept), len(draft))
-            drafts._checking = took(1 + cost_of_one_more * len(draft))
-            clock, written = clock + drafts._checking, written + 1 + right
-            drafts.learn(len(draft), right)
-        drafts._append([5, 6, 7, 8, 9])
+            clock += seconds
+        if right < len(draft) or (drafts._guess and random.random() >= accept):
+            drafts._compare(99)
+        elif drafts._n_seen < len(drafts._guess):
+            drafts._compare(drafts._guess[drafts._n_seen][0])
+        written += 1 + right
+        drafts._text.append(cycle)
     return written / clock * (1 + 3 * interrupted)
 
 
 @pytest.mark.parametrize(
     ("accept", "cost", "at_least"),
     [
+        (0.95, 0.07, 4.0),
         (0.95, 0.2, 2.0),
         (0.8, 0.2, 1.5),
+        (0.5, 0.07, 1.4),
         (0.5, 0.2, 1.0),
         (0.3, 0.4, 0.96),
+        (0.0, 0.07, 0.96),
         (0.0, 0.2, 0.96),
         (0.0, 0.9, 0.96),
         (0.9, 1.1, 0.96),
@@ -183,19 +194,53 @@ def test_passes_that_something_else_interrupts_do_not_end_drafts(demo_model):
     assert np.mean(speeds) >= 2.1
 
 
-def test_drafts_that_seem_not_to_pay_are_watched_until_they_do(demo_model):
+def test_guesses_teach_whether_they_were_drafted_or_not(demo_model):
     passages = [[100 * i + j for j in range(1, 13)] for i in range(1, 10)]
     drafts = drafts_of(demo_model, [token for passage in passages for token in passage])
+    for _ in range(3):
+        drafts._costs.learn(2, 1.5)  # an engine that gains little from more tokens
+    drafts._ledger._balance = 10.0
     sampler, drafted = make_sampler(demo_model, SamplingParams()), []
     for passage in passages:
         drafts.note_token(99)
         drafts.note_token(passage[0])
-        drafts.note_token(passage[1])  # an agreement of two is weak
+        drafts.note_token(passage[1])
         drafted.append(drafts.propose(sampler, None, None))
         for token in passage[2:]:
             drafts.note_token(token)
+            drafts._resting = 0
+            if token != passage[-1]:
+                drafts.propose(sampler, None, None)
     assert drafted[0] == []
     assert drafted[-1] == passages[-1][2 : 2 + len(drafted[-1])] != []
+
+
+def test_answers_share_what_passes_cost_and_the_memory_for_states(demo_model):
+    first = drafts_of(demo_model, [1, 2])
+    state = demo_model.new_state()
+    demo_model.advance([1, 2], state)
+    first.check(2, [3, 4], state, None)
+    states = first._states
+    first.end()
+    first.end()
+    second = Drafts(demo_model, SamplingParams(), 0)
+    assert second._costs.one == 1.0
+    second.check(2, [3], state, None)
+    assert second._states is states
+    third = Drafts(demo_model, SamplingParams(), 0)  # while the second is at work
+    third.check(2, [3], state, None)
+    assert third._states is not states
+
+
+def test_small_models_rest_after_a_search_that_costs_as_much_as_a_token(demo_model, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(speculative, "perf_counter", lambda: float(next(clock)))
+    drafts = drafts_of(demo_model, list(range(1, 200)))
+    sampler, searches = make_sampler(demo_model, SamplingParams()), []
+    monkeypatch.setattr(drafts._text, "guesses", lambda most: searches.append(most) or iter(()))
+    for _ in range(101):
+        drafts.propose(sampler, None, None)
+    assert len(searches) == 2
 
 
 def test_no_draft_where_nothing_repeats(demo_model):
@@ -203,21 +248,14 @@ def test_no_draft_where_nothing_repeats(demo_model):
     assert drafts.propose(make_sampler(demo_model, SamplingParams()), None, None) == []
 
 
-def test_the_longest_and_last_repetition_is_followed(demo_model):
-    drafts = drafts_of(demo_model, [1, 2, 3, 4, 50, 9, 2, 3, 4, 60, 8, 3, 4, 70, 1, 2, 3, 4])
-    assert drafts._look_up(3) == ([50, 9, 2], 4)
-    drafts.begin([50, 9, 2, 3, 4])
-    assert drafts._look_up(2) == ([60, 8], 9)
-    short = drafts_of(demo_model, [7, 8, 7, 8, 7, 8])
-    assert short._look_up(5)[0] == [7, 8, 7, 8, 7]
-
-
-def test_a_long_text_is_searched_in_its_end_only(demo_model):
-    drafts = drafts_of(demo_model, [1, 2, 3])
-    for start in range(0, 60000, 1000):
-        drafts.begin(list(range(start, start + 1000)))
-    drafts.begin([59990, 59991])
-    assert drafts._look_up(2) == ([59992, 59993], 2)
-    drafts.begin([2, 3])
-    assert drafts._look_up(2) == ([], 0)
-    assert drafts._n_text <= 2 * speculative._WINDOW
+def test_a_pass_of_unknown_length_is_guessed_from_others_and_never_below_one():
+    costs = PassCosts()
+    for _ in range(3):
+        costs.learn(1, 2.0)
+    for _ in range(20):
+        costs.learn(5, 2.0 * 1.4)
+    assert costs.expect(5) == pytest.approx(2.8)
+    assert costs.expect(9) == pytest.approx(2.0 * 1.8)
+    for _ in range(20):
+        costs.learn(3, 1.0)
+    assert costs.expect(3) == 2.0
