@@ -140,6 +140,14 @@ class BuildExt(build_ext):
         """Compile and link."""
         chosen = target()
         if chosen is None:
+            compile_in_turn = self.compiler.compile
+
+            def compile_at_once(sources: list[str], *options: Any, **named: Any) -> list[str]:
+                with ThreadPoolExecutor(os.cpu_count()) as pool:
+                    made = pool.map(lambda source: compile_in_turn([source], *options, **named), sources)
+                    return [one for objects in made for one in objects]
+
+            self.compiler.compile = compile_at_once
             super().build_extension(ext)
         else:
             self._build_with_zig(ext, chosen)

@@ -15,6 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 LIB = ROOT / "build" / "lib"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make lib` and `make install` write into build/lib: one process at a time."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("library"))
+
+
 @pytest.fixture(scope="session")
 def library():
     """The shared library's path, built where it is not."""
