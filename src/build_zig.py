@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from setuptools.command.build_ext import build_ext
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from setuptools import Extension
 
 # What zig calls it, and the tag of the wheel; `auditwheel repair` finds out what plain linux_* ones can be called.
@@ -126,6 +128,17 @@ def imported_from_python(objects: list[Path]) -> list[str]:
     return sorted(found)
 
 
+def on_all_cores(compile_in_turn: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """setuptools' compile(sources, ...) → object files, for many sources at the same time."""
+
+    def compile_at_once(sources: list[str], *options: Any, **named: Any) -> list[str]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = pool.map(lambda source: compile_in_turn([source], *options, **named), sources)
+            return [one for objects in made for one in objects]
+
+    return compile_at_once
+
+
 class BuildExt(build_ext):
     """setuptools' own command, unless there is a target for zig."""
 
@@ -140,14 +153,7 @@ class BuildExt(build_ext):
         """Compile and link."""
         chosen = target()
         if chosen is None:
-            compile_in_turn = self.compiler.compile
-
-            def compile_at_once(sources: list[str], *options: Any, **named: Any) -> list[str]:
-                with ThreadPoolExecutor(os.cpu_count()) as pool:
-                    made = pool.map(lambda source: compile_in_turn([source], *options, **named), sources)
-                    return [one for objects in made for one in objects]
-
-            self.compiler.compile = compile_at_once
+            self.compiler.compile = on_all_cores(self.compiler.compile)
             super().build_extension(ext)
         else:
             self._build_with_zig(ext, chosen)
