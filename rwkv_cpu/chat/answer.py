@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rwkv_cpu.chat.events import Event
     from rwkv_cpu.generation.loop import Reply, Stats
     from rwkv_cpu.generation.sampling import SamplingParams
+    from rwkv_cpu.generation.structured import Grammar
     from rwkv_cpu.generation.tools import Tool
     from rwkv_cpu.model import Model
     from rwkv_cpu.state import State
@@ -255,6 +256,7 @@ class Run:
         params, max_tokens, stop, cancel, on_progress: as generation.loop.generate takes them.
         lead: how the answer begins, which was part of the prompt ("<think").
         exact: space around the text belongs to it.
+        grammar: the form of the answer.
         on_prefill: as on_progress, for who listens to events.
         error: what it failed with.
         text, tokens, stats, finish_reason: as Answer shows them.
@@ -272,6 +274,7 @@ class Run:
     error: Exception | None = None
     lead: str = ""
     exact: bool = False
+    grammar: Grammar | None = None
     thought: str = ""
     text: str = ""
     tokens: list[int] = field(default_factory=list)
@@ -297,6 +300,7 @@ class Run:
                 max_tokens=self.max_tokens,
                 stop=self.stop,
                 history=before,
+                grammar=self.grammar,
                 cancel=self.cancel,
                 on_progress=lambda done, total: self.tell_progress(n_read + done, n_read + total),
             )

@@ -6,13 +6,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.server.shapes import Shape, either, flag, listed, number, one_of, or_null, record, text, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rwkv_cpu.chat.answer import Answer
     from rwkv_cpu.generation.loop import Reply, Stats
+    from rwkv_cpu.generation.structured import Grammar
     from rwkv_cpu.generation.tools import Tool, ToolCall
     from rwkv_cpu.model import Model
     from rwkv_cpu.server.registry import Call
@@ -23,11 +25,13 @@ __all__ = [
     "ANSWER_EVENTS",
     "EVENTS",
     "GENERATED",
+    "GRAMMAR",
     "LENGTH",
     "STREAM",
     "TOOL",
     "answer_result",
     "generated_result",
+    "grammar_of",
     "shape_with",
     "stateless",
     "stops_of",
@@ -38,6 +42,20 @@ LENGTH: dict[str, Shape] = {
     "stop": either(text(empty=False), listed(text(empty=False)), about="texts that end the answer, not part of it"),
 }
 STREAM: dict[str, Shape] = {"stream": flag("send the text in events as it comes (the default)")}
+
+GRAMMAR: dict[str, Shape] = {
+    "grammar": record(
+        optional={
+            "json": flag("a JSON object"),
+            "json_schema": either(record(open=True), flag()),
+            "regex": text(empty=False),
+            "lark": text(empty=False),
+            "gbnf": text(empty=False),
+            "choice": listed(text(empty=False)),
+        },
+        about="the form of the text: one of these",
+    ),
+}
 
 _FUNCTION = {
     "name": text(empty=False),
@@ -155,10 +173,35 @@ def stops_of(call: Call) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
+def grammar_of(call: Call) -> Grammar | None:
+    """The form that "grammar" asks for; None: any text.
+
+    Raises: ArgumentError: it names no form, several, or one that cannot be followed.
+    """
+    given = call.params.get("grammar")
+    if given is None:
+        return None
+    from rwkv_cpu.generation.structured import Grammar
+
+    if len(given) != 1:
+        raise ArgumentError(f"grammar has {len(given)} members", hint="Give one: the form of the text.")
+    ((kind, value),) = given.items()
+    makers: dict[str, Callable[[Any], Grammar]] = {
+        "json_schema": Grammar.json_schema,
+        "regex": Grammar.regex,
+        "lark": Grammar.lark,
+        "gbnf": Grammar.gbnf,
+        "choice": Grammar.choice,
+    }
+    if kind == "json":
+        return Grammar.json()
+    return makers[kind](value)
+
+
 def stateless(call: Call, model: Model, tools: Sequence[Tool]) -> Answer:
     """An answer to "messages" that belongs to no conversation. What earlier ones had in common is not read again.
 
-    Raises: ArgumentError: the messages are none.
+    Raises: ArgumentError: the messages are none; a grammar beside tools, whose calls it does not allow.
     """
     from rwkv_cpu.chat.answer import Answer, Run
     from rwkv_cpu.chat.conversation import DEFAULT_MAX_TOKENS
@@ -167,6 +210,9 @@ def stateless(call: Call, model: Model, tools: Sequence[Tool]) -> Answer:
     from rwkv_cpu.compat.chat_completions import prompt_of
     from rwkv_cpu.generation.sampling import SamplingParams
 
+    grammar = grammar_of(call)
+    if grammar is not None and tools:
+        raise ArgumentError("an answer has a grammar or may call tools, not both", hint="Leave one of them out.")
     template = ChatTemplate.from_bytes(model.chat_template)
     think = call.params.get("think", "")
     prompt, stops = prompt_of(template, call.params["messages"], tools, think)
@@ -195,6 +241,7 @@ def stateless(call: Call, model: Model, tools: Sequence[Tool]) -> Answer:
         on_progress=None,
         lead=think_mode(think).lead,
         exact=template.raw,
+        grammar=grammar,
     )
     return Answer(run)
 

@@ -9,6 +9,7 @@ from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.server.answers import (
     ANSWER,
     ANSWER_EVENTS,
+    GRAMMAR,
     LENGTH,
     STREAM,
     TOOL,
@@ -56,7 +57,7 @@ _TURN = record({"user": text(), "text": text(), "thought": text(), "finish_reaso
             )
         )
     },
-    optional={**MODEL, **_SETTINGS, **STREAM, "tools": listed(TOOL)},
+    optional={**MODEL, **_SETTINGS, **STREAM, **GRAMMAR, "tools": listed(TOOL)},
     sampling=True,
     result=ANSWER,
     events=ANSWER_EVENTS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwkv_cpu._version import __version__
 from rwkv_cpu.errors import ArgumentError, Cancelled, RwkvError
-from rwkv_cpu.server.answers import EVENTS, GENERATED, LENGTH, STREAM, generated_result, stops_of
+from rwkv_cpu.server.answers import EVENTS, GENERATED, GRAMMAR, LENGTH, STREAM, generated_result, grammar_of, stops_of
 from rwkv_cpu.server.protocol import MAX_BATCH, MAX_LINE_BYTES, error_of
 from rwkv_cpu.server.registry import METHODS, method
 from rwkv_cpu.server.shapes import (
@@ -26,10 +26,9 @@ from rwkv_cpu.server.shapes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rwkv_cpu.cancel import CancelToken
-    from rwkv_cpu.generation.structured import Grammar
     from rwkv_cpu.model import Model
     from rwkv_cpu.server.registry import Call
     from rwkv_cpu.server.workspace import LoadOptions
@@ -296,17 +295,7 @@ def _threads(call: Call) -> dict[str, Any]:
         **LENGTH,
         **STREAM,
         "logprobs": whole("log-probability of each token, and of so many likeliest at its place", low=0, high=1024),
-        "grammar": record(
-            optional={
-                "json": flag("a JSON object"),
-                "json_schema": either(record(open=True), flag()),
-                "regex": text(empty=False),
-                "lark": text(empty=False),
-                "gbnf": text(empty=False),
-                "choice": listed(text(empty=False)),
-            },
-            about="the form of the text: one of these",
-        ),
+        **GRAMMAR,
         "speculative": flag("check drafts of several tokens at once (the default); changes speed only"),
         "draft_model": text("handle of a smaller model that writes drafts"),
     },
@@ -340,7 +329,7 @@ def _continued(call: Call, model: Model, options: dict[str, Any]) -> dict[str, A
     reply = model.generate(
         params.get("prompt", ""),
         stop=stops_of(call),
-        grammar=_grammar(params["grammar"]) if "grammar" in params else None,
+        grammar=grammar_of(call),
         cancel=call.cancel,
         on_progress=lambda done, total: call.emit("prefill", done=done, total=total),
         **options,
@@ -351,24 +340,6 @@ def _continued(call: Call, model: Model, options: dict[str, Any]) -> dict[str, A
     if "state" in options and unread and reply.finish_reason in ("length", "cancelled"):
         model.advance(unread, reply.state)  # so that it stands behind the text, and can go on from there
     return result
-
-
-def _grammar(given: dict[str, Any]) -> Grammar:
-    from rwkv_cpu.generation.structured import Grammar
-
-    if len(given) != 1:
-        raise ArgumentError(f"grammar has {len(given)} members", hint="Give one: the form of the text.")
-    ((kind, value),) = given.items()
-    makers: dict[str, Callable[[Any], Grammar]] = {
-        "json_schema": Grammar.json_schema,
-        "regex": Grammar.regex,
-        "lark": Grammar.lark,
-        "gbnf": Grammar.gbnf,
-        "choice": Grammar.choice,
-    }
-    if kind == "json":
-        return Grammar.json()
-    return makers[kind](value)
 
 
 @method(

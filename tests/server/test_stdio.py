@@ -105,6 +105,24 @@ def test_messages_without_a_handle(client):
     assert "Ada" in client.call("chat", messages=messages, temperature=0)["text"]
 
 
+def test_messages_with_a_grammar(client):
+    pytest.importorskip("llguidance")
+    messages = [{"role": "user", "content": "Hello! My name is Ada."}]
+    properties = {"name": {"enum": ["Ada", "Bo"]}}
+    form = {"type": "object", "properties": properties, "required": ["name"], "additionalProperties": False}
+    number = client.send("chat", messages=messages, temperature=0, grammar={"json_schema": form})
+    answer = client.response(number)["result"]
+    streamed = [m["params"]["text"] for m in client.seen if m.get("params", {}).get("kind") == "text"]
+    assert json.loads(answer["text"])["name"] in ("Ada", "Bo")
+    assert "".join(streamed) == answer["text"]
+    assert answer["finish_reason"] == "end"
+    assert client.call("chat", messages=messages, grammar={"choice": ["yes", "no"]})["text"] in ("yes", "no")
+    tool = {"name": "now", "description": "The time.", "parameters": {}}
+    for wrong in ({}, {"json": True, "regex": "a"}, {"regex": "("}):
+        assert client.error("chat", messages=messages, grammar=wrong)["code"] == -32602
+    assert "not both" in client.error("chat", messages=messages, grammar={"json": True}, tools=[tool])["message"]
+
+
 def test_states(client, tmp_path):
     state = client.call("state/new")["state"]
     first = client.call("generate", prompt="Once upon a time", state=state, max_tokens=5, temperature=0)
