@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from build_zig import BuildExt, wheel_tag
+from build_zig import BuildExt, build_folder, wheel_tag
 
 setup(
     # quantize/ stands at the top of the repository and installs as rwkv_cpu.quantize, never as `quantize`.
@@ -21,5 +21,5 @@ setup(
     cffi_modules=["src/build_engine.py:ffi"],
     cmdclass={"build_ext": BuildExt},
     # cffi makes the file abi3 by itself; the wheel's tag must say so too.
-    options={"bdist_wheel": {"py_limited_api": "cp310", **wheel_tag()}},
+    options={"bdist_wheel": {"py_limited_api": "cp310", **wheel_tag()}, "build": build_folder()},
 )

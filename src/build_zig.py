@@ -108,6 +108,12 @@ def wheel_tag() -> dict[str, str]:
     return {"plat_name": TARGETS[chosen]} if chosen else {}
 
 
+def build_folder() -> dict[str, str]:
+    """A target's own: what was built for another would be packed into its wheel."""
+    chosen = target()
+    return {"build_base": f"build/{chosen}"} if chosen else {}
+
+
 def imported_from_python(objects: list[Path]) -> list[str]:
     """Names of the C API that object files for Windows (COFF) leave to be found."""
     found = set()
