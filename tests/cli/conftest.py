@@ -45,6 +45,8 @@ class Terminal:
         pexpect, pyte = pytest.importorskip("pexpect"), pytest.importorskip("pyte")
         # Nothing here answers the question where the cursor is.
         env = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **(env or {})}
+        for name in ("COLUMNS", "LINES"):  # pytest-xdist sets them; this terminal has a size of its own
+            env.pop(name, None)
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.Stream(self.screen)
         self.raw = ""

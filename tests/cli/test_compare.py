@@ -47,9 +47,7 @@ def test_json_and_prompts_from_a_file(rwkv, other, tmp_path):
 
 @pytest.mark.parametrize("columns", [120, 80, 50])
 def test_a_terminal_gets_columns_or_one_below_the_other(terminal, other, columns):
-    screen = terminal(
-        "compare", "demo", str(other), "-p", "User: Hi!\\n\\nAssistant:", "-n", "12", columns=columns, lines=60
-    )
+    screen = terminal("compare", "demo", str(other), "-p", "User: Hi!\\n\\nAssistant:", "-n", "12", columns=columns)
     assert screen.exit_code() == 0
     heads = [line for line in screen.lines() if line.startswith("demo")]
     assert ("other.rwkv" in heads[0]) == (columns > 72)
