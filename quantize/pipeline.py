@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conversion itself: read one tensor, pack it on all threads, write it behind; then the table.
+"""The conversion itself: tensors are read, packed and written part by part on all threads; then the table.
 
-Memory holds the tensor being packed and the one being written. The bytes do not depend on the number of threads.
+Memory holds a part for each thread; of calibrated tensors the one being packed and the one being written. The bytes do
+not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import numpy as np
 from rwkv_cpu import engine
 from rwkv_cpu._version import __version__
 from rwkv_cpu.checkpoint import Checkpoint, files_of, open_checkpoint
-from rwkv_cpu.errors import ArgumentError, Cancelled, OutOfMemory, RwkvError
+from rwkv_cpu.errors import ArgumentError, RwkvError
 from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import ModelWriter, Place, build_header
 from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, TokenizerBytes, find_tokenizer
 from rwkv_cpu.quantize.plan import Plan, make_plan, mix, recognise
 from rwkv_cpu.quantize.report import Report, Sensitivity
-from rwkv_cpu.quantize.workers import Output, Progress, Workers
+from rwkv_cpu.quantize.workers import Output, Progress, Workers, out_of_memory, with_path
 from rwkv_cpu.tokenizer import from_bytes
 
 if TYPE_CHECKING:
@@ -329,24 +330,14 @@ def _convert(
     header_bytes = len(build_header(about | {"rwkv_cpu.source_sha256": _NO_SHA}, places))
     size = header_bytes + plan.data_bytes
     with ModelWriter(target, size, force=force) as writer:
-        digest = workers.submit(_sha256, files_of(checkpoint), workers) if about else None
-        out = Output(writer, workers, header_bytes)
+        digest = workers.submit(source_sha256, files_of(checkpoint), workers) if about else None
+        out = Output(writer, workers, progress, header_bytes, checkpoint.path)
         tensors = ((info, None) for info in plan.weights) if calibrator is None else calibrator.tensors()
         for info, hessian in tensors:
-            try:
-                packed = aligned_zeros(info.size_bytes)
-                if hessian is None or _is_exact(checkpoint, info):
-                    workers.pack(info, _source_of(checkpoint, info), packed, progress)
-                else:
-                    _pack_calibrated(checkpoint, info, hessian, packed, workers, progress)
-            except MemoryError as error:
-                raise OutOfMemory(
-                    f"{checkpoint.path}: out of memory while converting {info.name} ({info.size_bytes} bytes)",
-                    hint="Close other programs and try again.",
-                ) from error
-            except RwkvError as error:
-                raise _with_path(error, checkpoint.path) from error
-            out.put(info, packed)
+            if hessian is None or _is_exact(checkpoint, info):
+                out.pack(info, *_source_of(checkpoint, info))
+            else:
+                out.put(info, _pack_calibrated(checkpoint, info, hessian, workers, progress))
         for info in plan.texts:
             packed = aligned_zeros(info.size_bytes)
             data = plan.contents[info.name]
@@ -372,39 +363,44 @@ def _pack_calibrated(
     checkpoint: Checkpoint,
     info: engine.TensorInfo,
     hessian: NDArray[np.float32] | Clusters,
-    packed: NDArray[np.uint8],
     workers: Workers,
     progress: Progress,
-) -> None:
+) -> NDArray[np.uint8]:
     from rwkv_cpu.quantize.calibrated import pack_calibrated, tensor_work
 
-    plain = info.with_format(engine.FORMAT_F32)
-    values = aligned_zeros(engine.packed_bytes(plain))
-    array, dtype = _source_of(checkpoint, info)
-    engine.pack(plain, array, dtype, 0, engine.packed_panels(plain), values)
-    weights = engine.unpack(plain, values)
-    del values
-    pack_calibrated(info, weights, hessian, packed, workers.cover)
+    try:
+        packed = aligned_zeros(info.size_bytes)
+        plain = info.with_format(engine.FORMAT_F32)
+        values = aligned_zeros(engine.packed_bytes(plain))
+        array, dtype = _source_of(checkpoint, info)
+        engine.pack(plain, array, dtype, 0, engine.packed_panels(plain), values)
+        weights = engine.unpack(plain, values)
+        del values
+        pack_calibrated(info, weights, hessian, packed, workers.cover)
+    except MemoryError as error:
+        raise out_of_memory(checkpoint.path, info) from error
+    except RwkvError as error:
+        raise with_path(error, checkpoint.path) from error
     progress.work(tensor_work(info) + info.size_bytes)
-
-
-def _with_path(error: RwkvError, path: Path) -> RwkvError:
-    """The same error, saying which file."""
-    if isinstance(error, Cancelled) or str(path) in str(error):
-        return error
-    return type(error)(f"{path}: {error}", hint=error.hint)
+    return packed
 
 
 def _source_of(checkpoint: Checkpoint, info: engine.TensorInfo) -> tuple[NDArray[Any], engine.Dtype]:
     """The tensor as the engine takes it: an array of its rows and columns as stored, and its dtype."""
-    array, dtype = checkpoint.read(info.source), checkpoint.tensors[info.source].dtype
-    if dtype == "f64":
-        with np.errstate(over="ignore"):  # what becomes Inf is refused when packed, by name
-            array, dtype = array.astype(np.float32), "f32"
+    dtype = checkpoint.tensors[info.source].dtype
+    try:
+        array = checkpoint.read(info.source)
+        if dtype == "f64":
+            with np.errstate(over="ignore"):  # what becomes Inf is refused when packed, by name
+                array, dtype = array.astype(np.float32), "f32"
+    except MemoryError as error:
+        raise out_of_memory(checkpoint.path, info) from error
+    except RwkvError as error:
+        raise with_path(error, checkpoint.path) from error
     return array, cast("engine.Dtype", dtype)
 
 
-def _sha256(paths: Iterable[Path], workers: Workers) -> str:
+def source_sha256(paths: Iterable[Path], workers: Workers) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

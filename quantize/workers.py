@@ -3,30 +3,37 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zlib
 from collections import deque
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rwkv_cpu import engine
-from rwkv_cpu.errors import Cancelled
+from rwkv_cpu.errors import Cancelled, OutOfMemory, RwkvError
+from rwkv_cpu.memory import aligned_zeros
+from rwkv_cpu.quantize.checksums import joined_crc32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Self
 
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.modelfile import ModelWriter
 
-__all__ = ["Output", "Progress", "Workers"]
+__all__ = ["Output", "Progress", "Workers", "out_of_memory", "with_path"]
 
 _WRITE_BYTES = 1 << 20  # small enough to be in the cache still when it is written after its checksum
 _MAX_WAITING_BYTES = 64 << 20
-_UNIT_BYTES = 1 << 18  # least work worth handing to another thread
+_UNIT_BYTES = 1 << 19  # packed at a time: stays in the cache until written, and handing it out costs nothing
+_EMBEDDING_ROWS = 64  # so many end at a multiple of 64 bytes, whatever their width
 _PROGRESS_SECONDS = 0.05
 
 
@@ -52,38 +59,13 @@ class Workers:
 
     def result(self, future: Future[Any]) -> Any:
         """Wait for it, but not longer than until cancelled."""
-        while not wait([future], _PROGRESS_SECONDS).done:
+        while not future.done() and not wait([future], _PROGRESS_SECONDS).done:
             self.check()
         return future.result()
 
-    def pack(
-        self,
-        info: engine.TensorInfo,
-        source: tuple[NDArray[Any], engine.Dtype],
-        packed: NDArray[np.uint8],
-        progress: Progress,
-    ) -> None:
-        """Pack a tensor on all threads."""
-        self.check()
-        array, dtype = source
-        panels = engine.packed_panels(info)
-        # Units of about 2 MB: short enough to stop soon, long enough that handing them out costs nothing.
-        step = max(1, min(panels, (panels * 8 * _UNIT_BYTES) // info.size_bytes))
-        if info.size_bytes <= _UNIT_BYTES:
-            engine.pack(info, array, dtype, 0, panels, packed)
-        else:
-            units = [
-                self._pool.submit(self._unit, info, array, dtype, first, min(first + step, panels), packed)
-                for first in range(0, panels, step)
-            ]
-            left: set[Future[None]] = set(units)
-            while left:
-                finished, left = wait(left, _PROGRESS_SECONDS, FIRST_EXCEPTION)
-                for unit in finished:
-                    unit.result()
-                progress.within(info.size_bytes * (len(units) - len(left)) // len(units))
-                self.check()
-        progress.work(info.size_bytes)
+    def start(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Run it on one of the packing threads."""
+        return self._pool.submit(function, *arguments)
 
     def cover(self, function: Callable[[int, int], Any], n: int) -> None:
         """Call function(first, last) for ranges that cover 0 to n, on all threads."""
@@ -92,18 +74,6 @@ class Workers:
         for unit in units:
             self.check()
             unit.result()
-
-    def _unit(
-        self,
-        info: engine.TensorInfo,
-        array: NDArray[Any],
-        dtype: engine.Dtype,
-        first: int,
-        last: int,
-        packed: NDArray[np.uint8],
-    ) -> None:
-        self.check()
-        engine.pack(info, array, dtype, first, last, packed)
 
     def __enter__(self) -> Self:
         return self
@@ -114,41 +84,118 @@ class Workers:
             pool.shutdown(cancel_futures=True)
 
 
-class Output:
-    """Writes packed tensors behind the packing, with their checksums; at most a few wait."""
+@dataclass
+class _Part:
+    """Bytes of a tensor on their way to the file; the result is their checksum."""
 
-    def __init__(self, writer: ModelWriter, workers: Workers, header_bytes: int) -> None:
+    info: engine.TensorInfo
+    size: int
+    work: int
+    checksum: Future[int]
+
+
+class Output:
+    """Packs tensors part by part on all threads, each of which writes what it packed while that is in its cache, and
+    writes behind what was packed elsewhere; at most a few parts wait.
+    """
+
+    def __init__(
+        self, writer: ModelWriter, workers: Workers, progress: Progress, header_bytes: int, checkpoint: Path
+    ) -> None:
         self._writer = writer
         self._workers = workers
+        self._progress = progress
         self._header_bytes = header_bytes
-        self._waiting: deque[tuple[int, Future[None]]] = deque()
+        self._checkpoint = checkpoint
+        self._own = threading.local()
+        self._waiting: deque[_Part] = deque()
         self._waiting_bytes = 0
 
+    def pack(self, info: engine.TensorInfo, source: NDArray[Any], dtype: engine.Dtype) -> None:
+        """Pack a tensor and write it; its last parts may be on their way still."""
+        self._workers.check()
+        info.crc32 = 0
+        panels = engine.packed_panels(info)
+        step = max(1, min(panels, panels * _UNIT_BYTES // info.size_bytes))
+        if info.kind == engine.KIND_EMBEDDING:
+            step = -(-step // _EMBEDDING_ROWS) * _EMBEDDING_ROWS
+        for first in range(0, panels, step):
+            last = min(first + step, panels)
+            begin = engine.packed_offset(info, first)
+            end = info.size_bytes if last == panels else engine.packed_offset(info, last)
+            run = self._workers.start(self._pack_part, info, source, dtype, first, last, begin, end)
+            self._wait_for(_Part(info, end - begin, end - begin, run))
+
     def put(self, info: engine.TensorInfo, packed: NDArray[np.uint8]) -> None:
-        """Hand a tensor over; waits while much is waiting already. One large tensor may wait."""
-        while self._waiting and self._waiting_bytes + packed.nbytes > _MAX_WAITING_BYTES:
-            self._finish_one()
-        self._waiting_bytes += packed.nbytes
-        self._waiting.append((packed.nbytes, self._workers.writer.submit(self._write, info, packed)))
+        """Hand over a packed tensor; waits while much is waiting already. One large tensor may wait."""
+        info.crc32 = 0
+        run = self._workers.writer.submit(self._write, info, 0, packed)
+        self._wait_for(_Part(info, packed.nbytes, 0, run))
 
     def finish(self) -> None:
         """Wait for all."""
         while self._waiting:
             self._finish_one()
 
-    def _finish_one(self) -> None:
-        size, future = self._waiting.popleft()
-        self._waiting_bytes -= size
-        self._workers.result(future)
+    def _wait_for(self, part: _Part) -> None:
+        self._waiting.append(part)
+        self._waiting_bytes += part.size
+        while len(self._waiting) > 1 and self._waiting_bytes > _MAX_WAITING_BYTES:
+            self._finish_one()
 
-    def _write(self, info: engine.TensorInfo, packed: NDArray[np.uint8]) -> None:
+    def _finish_one(self) -> None:
+        part = self._waiting.popleft()
+        self._waiting_bytes -= part.size
+        part.info.crc32 = joined_crc32(part.info.crc32, self._workers.result(part.checksum), part.size)
+        self._progress.work(part.work)
+
+    def _pack_part(
+        self,
+        info: engine.TensorInfo,
+        source: NDArray[Any],
+        dtype: engine.Dtype,
+        first: int,
+        last: int,
+        begin: int,
+        end: int,
+    ) -> int:
+        self._workers.check()
+        try:
+            if getattr(self._own, "buffer", np.empty(0)).nbytes < end - begin:
+                self._own.buffer = aligned_zeros(max(end - begin, _UNIT_BYTES))
+            part = self._own.buffer[: end - begin]
+            part[:] = 0
+            engine.pack_part(info, source, dtype, first, last, part)
+        except MemoryError as error:
+            raise out_of_memory(self._checkpoint, info) from error
+        except RwkvError as error:
+            raise with_path(error, self._checkpoint) from error
+        return self._write(info, begin, part)
+
+    def _write(self, info: engine.TensorInfo, begin: int, packed: NDArray[np.uint8]) -> int:
+        """Returns the checksum of these bytes."""
         crc = 0
         for at in range(0, packed.nbytes, _WRITE_BYTES):
             self._workers.check()
             part = packed.data[at : at + _WRITE_BYTES]
             crc = zlib.crc32(part, crc)
-            self._writer.write(self._header_bytes + info.offset + at, part)
-        info.crc32 = crc
+            self._writer.write(self._header_bytes + info.offset + begin + at, part)
+        return crc
+
+
+def out_of_memory(path: Path, info: engine.TensorInfo) -> OutOfMemory:
+    """What to raise instead of a MemoryError."""
+    return OutOfMemory(
+        f"{path}: out of memory while converting {info.name} ({info.size_bytes} bytes)",
+        hint="Close other programs and try again.",
+    )
+
+
+def with_path(error: RwkvError, path: Path) -> RwkvError:
+    """The same error, saying which file."""
+    if isinstance(error, Cancelled) or str(path) in str(error):
+        return error
+    return type(error)(f"{path}: {error}", hint=error.hint)
 
 
 class Progress:

@@ -15,6 +15,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ _LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 16 << 20  # 100 bytes a tensor are usual
 _CRC_STEP_BYTES = 4 << 20
 _OWN_FILES = "/proc/self/fd"
+_place_lock = threading.Lock()  # where a file has one place for all threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +312,7 @@ class ModelWriter:
             os.close(own_files)
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Write *data* at a byte offset of the file. One thread at a time."""
+        """Write *data* at a byte offset of the file; several threads may, each its own bytes."""
         with memoryview(data) as whole, whole.cast("B") as view:
             done = 0
             try:
@@ -386,5 +388,6 @@ class ModelWriter:
 def _write_at(fd: int, data: memoryview, offset: int) -> int:
     if hasattr(os, "pwrite"):
         return os.pwrite(fd, data, offset)
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.write(fd, data)
+    with _place_lock:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, data)

@@ -19,7 +19,18 @@ from .hardware import (
     set_default_threads,
 )
 from .opened import OpenModel
-from .packing import Dtype, GroupChoice, bits_per_weight, pack, pack_integers, packed_bytes, packed_panels, unpack
+from .packing import (
+    Dtype,
+    GroupChoice,
+    bits_per_weight,
+    pack,
+    pack_integers,
+    pack_part,
+    packed_bytes,
+    packed_offset,
+    packed_panels,
+    unpack,
+)
 from .tensors import (
     FORMAT_BYTES,
     FORMAT_F16,
@@ -93,7 +104,9 @@ __all__ = [
     "lower_priority",
     "pack",
     "pack_integers",
+    "pack_part",
     "packed_bytes",
+    "packed_offset",
     "packed_panels",
     "plan",
     "prefault",

@@ -63,10 +63,29 @@ def pack(
         book: the 16 ascending values of a q4 tensor; None: the engine's own.
     Raises: NonFiniteError naming row and column; ShapeError: the array does not fit; ArgumentError.
     """
-    raw = ffi.new("rwkvc_source *")
-    keep = _describe_blocks(raw, info, source, dtype) if dtype in _BLOCKS else _describe(raw, info, source, dtype)
-    raw.data = ffi.cast("void *", keep.ctypes.data)
+    raw, _kept = _described(info, source, dtype)
     _pack(info, raw, first, last, dst, book)
+
+
+def packed_offset(info: TensorInfo, panel: int) -> int:
+    """Where a panel begins in the packed tensor; of an embedding only for multiples of 64."""
+    whole = 1 << 16
+    rows = panel * (whole // int(lib.rwkvc_packed_panels(info.kind, info.format, whole, info.cols)))
+    return int(lib.rwkvc_packed_bytes(info.kind, info.format, rows, info.cols)) if panel else 0
+
+
+def pack_part(info: TensorInfo, source: NDArray[Any], dtype: Dtype, first: int, last: int, dst: Any) -> None:
+    """As pack(), of a tensor of which *dst* is only the part from packed_offset(first) to packed_offset(last) or, with
+    the last panel, to its end.
+    """
+    raw, _kept = _described(info, source, dtype)
+    begin = packed_offset(info, first)
+    end = packed_offset(info, last) if last < packed_panels(info) else packed_bytes(info)
+    part = ffi.from_buffer("uint8_t[]", dst, require_writable=True)
+    address = int(ffi.cast("uintptr_t", part))
+    if len(part) < end - begin or address % 64:
+        raise errors.ArgumentError(f"{info.name}: panels {first} to {last} need {end - begin} aligned bytes")
+    check(lib.rwkvc_pack(info.raw(), raw, first, last, ffi.cast("void *", address - begin)))
 
 
 def pack_integers(
@@ -157,6 +176,14 @@ def _pack(info: TensorInfo, raw: Any, first: int, last: int, dst: Any, book: NDA
 
 def _misfit(info: TensorInfo, source: NDArray[Any], dtype: str) -> errors.ShapeError:
     return errors.ShapeError(f"{info.name}: {source.dtype}{list(source.shape)} is not {dtype}{list(info.shape)}")
+
+
+def _described(info: TensorInfo, source: NDArray[Any], dtype: str) -> tuple[Any, NDArray[Any]]:
+    """The source as C takes it, and what must live as long."""
+    raw = ffi.new("rwkvc_source *")
+    kept = _describe_blocks(raw, info, source, dtype) if dtype in _BLOCKS else _describe(raw, info, source, dtype)
+    raw.data = ffi.cast("void *", kept.ctypes.data)
+    return raw, kept
 
 
 def _describe(raw: Any, info: TensorInfo, source: NDArray[Any], dtype: str) -> NDArray[Any]:

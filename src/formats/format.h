@@ -35,6 +35,9 @@ const rwkvc_format *rwkvc_format_get(uint32_t format); /* NULL for unknown ones 
 /* source.c: `n` values of a row from column `col` on, as f32. E_NONFINITE names tensor, row and column. */
 rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source,
                                const struct rwkvc_kernels *kernels, uint64_t row, uint64_t col, uint64_t n, float *dst);
+/* Say that these values, which lie within the tensor, are read next: a reader of 16 rows at a time jumps too often for the
+ * processor to see it coming. */
+void rwkvc_source_prefetch(const rwkvc_source *source, uint64_t row, uint64_t col, uint64_t n);
 /* Source dtypes that are groups of 32 integers with an f16 scale, with the range of their integers. */
 bool rwkvc_source_is_integer(const rwkvc_source *source, uint32_t *bits);
 /* A group of such a source: integers and the bits of the scale. */

@@ -154,6 +154,18 @@ static rwkvc_status check_scales(const packing *p, const block *b, uint64_t row,
     return RWKVC_OK;
 }
 
+/* What this lane reads next: of a VALUE further rows of the same inputs, else further inputs, then further rows. */
+static void prefetch_next(const packing *p, uint64_t row, uint64_t col) {
+    const rwkvc_tensor_info *info = p->info;
+    if (info->kind == RWKVC_KIND_VALUE || col + BLOCK >= info->cols) {
+        col = info->kind == RWKVC_KIND_VALUE ? col : 0;
+        row += LANES;
+    } else {
+        col += BLOCK;
+    }
+    if (row < info->rows) rwkvc_source_prefetch(p->source, row, col, rwkvc_min(BLOCK, info->cols - col));
+}
+
 /* Groups `group`.. of rows `row`.. of the tensor; what lies outside of it is 0 with scale 0. */
 static rwkvc_status quantise_rows(const packing *p, uint64_t row, uint64_t group, uint32_t n_groups, block *b) {
     const rwkvc_tensor_info *info = p->info;
@@ -181,6 +193,7 @@ static rwkvc_status quantise_rows(const packing *p, uint64_t row, uint64_t group
         if (read) {
             rwkvc_status status = rwkvc_source_read(info, p->source, p->kernels, row + lane, col, read, values[lane]);
             if (status) return status;
+            prefetch_next(p, row + lane, col);
         }
         memset(values[lane] + read, 0, (n_groups * RWKVC_GROUP - read) * sizeof(float));
     }

@@ -2,6 +2,7 @@
  * Values as checkpoints store them: any float type, transforms, GGML's blocks. */
 #include <math.h>
 
+#include "isa/target.h"
 #include "kernels/kernels.h"
 
 /* exp in f64, the same bits on every machine (a C library's are its own): x = n ln 2 + r, the series of exp(r). */
@@ -82,24 +83,6 @@ static void read_blocks(const rwkvc_source *source, uint64_t row, uint64_t cols,
     }
 }
 
-static void read_floats(const rwkvc_source *source, const rwkvc_kernels *kernels, uint64_t row, uint64_t col,
-                        uint64_t n, float *dst) {
-    uint64_t block = source->block_rows ? row / source->block_rows : 0;
-    int64_t at =
-        (int64_t)block * source->block_stride + (int64_t)(row - block * source->block_rows) * source->row_stride;
-    int64_t step = source->col_stride;
-    if (source->repeat > 1) {
-        for (uint64_t i = 0; i < n; i++) dst[i] = element(source, at + (int64_t)((col + i) / source->repeat) * step);
-        return;
-    }
-    at += (int64_t)col * step;
-    if (step == 1)
-        kernels->widen(source->dtype, (const uint8_t *)source->data + at * (source->dtype == RWKVC_DTYPE_F32 ? 4 : 2),
-                       n, dst);
-    else
-        for (uint64_t i = 0; i < n; i++) dst[i] = element(source, at + (int64_t)i * step);
-}
-
 /* Adding one to an exponent of all ones carries into the sign's place; without a branch, so that it is fast. */
 static bool all_finite(const float *x, uint64_t n) {
     uint32_t carry = 0;
@@ -111,13 +94,42 @@ static bool all_finite(const float *x, uint64_t n) {
     return !(carry >> 31);
 }
 
+static int64_t place_of(const rwkvc_source *source, uint64_t row) {
+    uint64_t block = source->block_rows ? row / source->block_rows : 0;
+    return (int64_t)block * source->block_stride + (int64_t)(row - block * source->block_rows) * source->row_stride;
+}
+
+static const uint8_t *address_of(const rwkvc_source *source, int64_t at) {
+    return (const uint8_t *)source->data + at * (source->dtype == RWKVC_DTYPE_F32 ? 4 : 2);
+}
+
+/* Returns whether all are finite. */
+static bool read_floats(const rwkvc_source *source, const rwkvc_kernels *kernels, uint64_t row, uint64_t col,
+                        uint64_t n, float *dst) {
+    int64_t at = place_of(source, row), step = source->col_stride;
+    if (source->repeat <= 1 && step == 1)
+        return kernels->widen(source->dtype, address_of(source, at + (int64_t)col), n, dst);
+    uint64_t repeat = source->repeat > 1 ? source->repeat : 1;
+    for (uint64_t i = 0; i < n; i++) dst[i] = element(source, at + (int64_t)((col + i) / repeat) * step);
+    return all_finite(dst, n);
+}
+
+void rwkvc_source_prefetch(const rwkvc_source *source, uint64_t row, uint64_t col, uint64_t n) {
+    if (source->dtype > RWKVC_DTYPE_BF16 || source->col_stride != 1 || source->repeat > 1) return;
+    int64_t at = place_of(source, row) + (int64_t)col;
+    const uint8_t *line = address_of(source, at), *end = address_of(source, at + (int64_t)n);
+    for (; line < end; line += 64) PREFETCH(line);
+}
+
 rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, const rwkvc_kernels *kernels,
                                uint64_t row, uint64_t col, uint64_t n, float *dst) {
-    if (source->dtype > RWKVC_DTYPE_BF16)
+    bool finite;
+    if (source->dtype > RWKVC_DTYPE_BF16) {
         read_blocks(source, row, info->cols, col, n, dst);
-    else
-        read_floats(source, kernels, row, col, n, dst);
-    bool finite = all_finite(dst, n);
+        finite = all_finite(dst, n);
+    } else {
+        finite = read_floats(source, kernels, row, col, n, dst);
+    }
     if (finite && info->transform) {
         for (uint64_t i = 0; i < n; i++) dst[i] = transformed(info->transform, dst[i]);
         finite = all_finite(dst, n);

@@ -80,6 +80,30 @@ VEC uint32_t vi_nonzero(vi lo, vi hi, uint8_t *place, int8_t *value) {
 }
 VEC void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 
+/* A code book (kernels/book.inc.h): halving, with a table for each step of the limits that it may come to. */
+#define VF_BOOK 1
+typedef struct {
+    vf entry, limit[4];
+} vf_book;
+VEC vf_book vf_book_of(const float *entry, const float *limit) {
+    vf_book b = {.entry = vf_load(entry)};
+    b.limit[0] = vf_set1(limit[7]);
+    for (uint32_t i = 1; i < 4; i++) {
+        uint32_t skip = (8u >> i) - 1;
+        b.limit[i] = vf_load_n(limit + skip, 15 - skip);
+    }
+    return b;
+}
+VEC vf vf_book_nearest(const vf_book *b, vf x, vf *number) {
+    vi at = _mm512_maskz_mov_epi32(_mm512_cmp_ps_mask(x, b->limit[0], _CMP_NLT_UQ), _mm512_set1_epi32(8));
+    UNROLL for (int i = 1; i < 4; i++) {
+        __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_permutexvar_ps(at, b->limit[i]), _CMP_NLT_UQ);
+        at = _mm512_mask_or_epi32(at, above, at, _mm512_set1_epi32(8 >> i));
+    }
+    *number = _mm512_cvtepi32_ps(at);
+    return _mm512_permutexvar_ps(at, b->entry);
+}
+
 VEC vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 VEC void vb_store(uint8_t *p, vb a) { _mm512_storeu_si512(p, a); }
 VEC vb vb_table(const uint8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }

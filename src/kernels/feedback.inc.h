@@ -4,19 +4,14 @@
 
 /* The nearest value that the format has, in units of the scale, and its integer. */
 typedef struct {
-    float least, most;          /* linear formats */
-    float limit[15], entry[16]; /* q4 */
+    float least, most; /* linear formats */
+    vf_book book;      /* q4 */
 } KERNEL(values);
 
 VEC vf KERNEL(nearest)(const bool has_book, const KERNEL(values) * v, vf x, vf *integer) {
     if (!has_book) return *integer = vf_max(vf_min(vf_round(x), vf_set1(v->most)), vf_set1(v->least));
-    vf value = vf_set1(v->entry[0]), number = vf_set1(-8);
-    UNROLL for (int e = 0; e < 15; e++) {
-        vf limit = vf_set1(v->limit[e]);
-        value = vf_where_less(x, limit, value, vf_set1(v->entry[e + 1]));
-        number = vf_where_less(x, limit, number, vf_set1((float)(e - 7)));
-    }
-    *integer = number;
+    vf number, value = vf_book_nearest(&v->book, x, &number);
+    *integer = vf_sub(number, vf_set1(8));
     return value;
 }
 
@@ -76,14 +71,14 @@ static void KERNEL(quantise_feedback)(const rwkvc_feedback *f, uint32_t bits, co
     (*const try_scale)(const rwkvc_feedback *, const KERNEL(values) *, vf, int8_t *, float *) =
         has_book ? KERNEL(try_book) : KERNEL(try_linear);
     values.most = (float)((1 << (bits - 1)) - 1);
-    for (int i = 0; i < 16 && has_book; i++) values.entry[i] = (float)book[i];
-    for (int i = 0; i < 15 && has_book; i++) values.limit[i] = 0.5f * (values.entry[i] + values.entry[i + 1]);
+    float entry[16];
+    if (has_book) values.book = KERNEL(book_of)(book, entry);
     /* a group that no half can scale keeps an infinite one, which is refused where scales are checked */
     vf largest, best = vf_set1(HUGE_VALF), tv = vf_zero(), vv = vf_zero(), least = vf_set1(HUGE_VALF);
     vf extreme = KERNEL(extreme)(f->targets, &largest), one = vf_set1(1);
     for (int end = 0; end < (bits == 8 ? 1 : 2); end++) {
         float at = end ? values.most : values.least;
-        if (has_book) at = values.entry[end ? 15 : 0];
+        if (has_book) at = entry[end ? 15 : 0];
         for (int i = -tries[bits].inside; i <= tries[bits].outside; i++) {
             vf scale = KERNEL(as_half)(vf_div(extreme, vf_set1(at * (1 + tries[bits].step * (float)i))));
             KERNEL(trial) t = try_scale(f, &values, scale, NULL, error);

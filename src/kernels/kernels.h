@@ -143,7 +143,7 @@ typedef struct rwkvc_kernels {
     void (*pack_lines[RWKVC_N_FORMATS])(const int8_t *q, uint8_t *lines);
 
     /* n values of a float dtype as f32. */
-    void (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
+    bool (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
     /* Panels of 16 rows stored as f32 or f16: out[t, panel, 16] for tokens x[t, ldx], n <= plain_tile.
      * Inputs that are 0 are skipped when `sparse` and n = 1, which changes no bit but the sign of a zero. */
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,

@@ -2,6 +2,8 @@
  * Making integer weights: 16 rows x 32 inputs at a time, a row a lane, so that every sum over a group runs down the
  * inputs and is the same on every instruction set. */
 
+#include "kernels/book.inc.h"
+
 /* Scales as they are stored, and what to multiply by to get integers; 0 for groups without a scale. */
 VEC vf KERNEL(put_scale)(vf scale, uint16_t *out) {
     vf_store_half(out, scale);
@@ -30,24 +32,39 @@ VEC void KERNEL(round_all)(const float *x, vf inverse, float least, float most, 
 }
 
 /* q8: the largest value becomes 127.5, 127, .. 124 times the scale; of these scales, rounded to halves, the one wins that
- * leaves the least squared error. Integers are to nearest. */
+ * leaves the least squared error. Integers are to nearest. Tries go side by side: alone, one waits for its own sums. Only
+ * the first may need its values limited; with a half so small that another does, that scale is left out. */
 static void KERNEL(quantise_8)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
-    enum { TRIES = 8 };
+    enum { TRIES = 8, ABREAST = 4 };
     (void)book;
-    vf largest;
-    KERNEL(extreme)(x, &largest);
+    const vf most = vf_set1(127);
+    vf largest = vf_zero();
+    for (uint32_t i = 0; i < RWKVC_GROUP; i++) largest = vf_max(vf_abs(vf_load(x + 16 * i)), largest);
     /* a group that no half can scale keeps an infinite one, which is refused where scales are checked */
-    vf best = vf_div(largest, vf_set1(127)), least = vf_set1(HUGE_VALF);
-    for (int try = 0; try < TRIES; try++) {
-        vf tried = vf_div(largest, vf_set1(127.5f - 0.5f * (float)try)), error = vf_zero();
-        vf inverse = KERNEL(put_scale)(tried, scale), stored = vf_load_half(scale);
-        for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
-            vf y = vf_load(x + 16 * i), k = vf_round(vf_mul(y, inverse));
-            vf miss = vf_fnma(vf_max(vf_min(k, vf_set1(127)), vf_set1(-127)), stored, y);
-            error = vf_fma(miss, miss, error);
+    vf best = vf_div(largest, most), least = vf_set1(HUGE_VALF);
+    for (int first = 0; first < TRIES; first += ABREAST) {
+        vf tried[ABREAST], stored[ABREAST], inverse[ABREAST], error[ABREAST];
+        UNROLL for (int t = 0; t < ABREAST; t++) {
+            tried[t] = vf_div(largest, vf_set1(127.5f - 0.5f * (float)(first + t)));
+            inverse[t] = KERNEL(put_scale)(tried[t], scale);
+            stored[t] = vf_load_half(scale);
+            error[t] = vf_zero();
         }
-        best = vf_where_less(error, least, tried, best);
-        least = vf_where_less(error, least, error, least);
+        for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+            vf y = vf_load(x + 16 * i);
+            UNROLL for (int t = 0; t < ABREAST; t++) {
+                vf scaled = vf_mul(y, inverse[t]), k = vf_round(scaled);
+                if (t == 0 && first == 0) k = vf_max(vf_min(k, most), vf_set1(-127));
+                vf miss = vf_sub(scaled, k);
+                error[t] = vf_fma(miss, miss, error[t]);
+            }
+        }
+        UNROLL for (int t = 0; t < ABREAST; t++) {
+            vf cost = vf_mul(vf_mul(stored[t], stored[t]), error[t]);
+            if (first + t) cost = vf_where_less(most, vf_round(vf_mul(largest, inverse[t])), vf_set1(HUGE_VALF), cost);
+            best = vf_where_less(cost, least, tried[t], best);
+            least = vf_where_less(cost, least, cost, least);
+        }
     }
     KERNEL(round_all)(x, KERNEL(put_scale)(best, scale), -127, 127, q);
 }
@@ -97,33 +114,33 @@ static void KERNEL(quantise_5)(const float *x, const int8_t *book, int8_t *q, ui
     KERNEL(quantise_linear)(5, x, q, scale);
 }
 
-/* Value and number of the book's entry that is nearest: the limits between neighbours lie in the middle. */
-static void KERNEL(quantise_4)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
+static void KERNEL(quantise_4)(const float *x, const int8_t *values, int8_t *q, uint16_t *scale) {
     enum { TRIES = 3 };
-    float limit[15], entry[16];
-    for (int i = 0; i < 16; i++) entry[i] = (float)book[i];
-    for (int i = 0; i < 15; i++) limit[i] = 0.5f * (entry[i] + entry[i + 1]);
-    vf largest, value = KERNEL(extreme)(x, &largest), one = vf_set1(1);
+    float entry[16];
+    const vf_book book = KERNEL(book_of)(values, entry);
+    vf largest, value = KERNEL(extreme)(x, &largest), one = vf_set1(1), number;
     vf tiny = vf_set1(1e-30f), divisor = vf_where_less(largest, tiny, one, value);
     KERNEL(choice) best = {vf_zero(), vf_zero()};
-    for (int try = -TRIES; try <= TRIES; try++)
-        for (int end = 0; end < 16; end += 15) {
-            vf inverse = vf_div(vf_set1(entry[end] * (1 + 0.06f * (float)try)), divisor);
-            vf xq = vf_zero(), qq = vf_zero();
-            for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
-                vf y = vf_load(x + 16 * i), scaled = vf_mul(y, inverse), k = vf_set1(entry[0]);
-                UNROLL for (int e = 0; e < 15; e++) k =
-                    vf_where_less(scaled, vf_set1(limit[e]), k, vf_set1(entry[e + 1]));
-                xq = vf_fma(y, k, xq);
-                qq = vf_fma(k, k, qq);
-            }
-            KERNEL(consider)(&best, xq, qq);
+    for (int try = -TRIES; try <= TRIES; try++) {
+        vf inverse[2], xq[2], qq[2];
+        UNROLL for (int end = 0; end < 2; end++) {
+            inverse[end] = vf_div(vf_set1(entry[15 * end] * (1 + 0.06f * (float)try)), divisor);
+            xq[end] = qq[end] = vf_zero();
         }
+        for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+            vf y = vf_load(x + 16 * i);
+            UNROLL for (int end = 0; end < 2; end++) {
+                vf k = vf_book_nearest(&book, vf_mul(y, inverse[end]), &number);
+                xq[end] = vf_fma(y, k, xq[end]);
+                qq[end] = vf_fma(k, k, qq[end]);
+            }
+        }
+        UNROLL for (int end = 0; end < 2; end++) KERNEL(consider)(&best, xq[end], qq[end]);
+    }
     vf inverse = KERNEL(put_scale)(vf_where_less(largest, tiny, vf_zero(), best.scale), scale);
     for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
-        vf scaled = vf_mul(vf_load(x + 16 * i), inverse), k = vf_set1(-8);
-        UNROLL for (int e = 0; e < 15; e++) k = vf_where_less(scaled, vf_set1(limit[e]), k, vf_set1((float)(e - 7)));
-        vi_store_i8(q + 16 * i, vi_from_vf(k));
+        vf_book_nearest(&book, vf_mul(vf_load(x + 16 * i), inverse), &number);
+        vi_store_i8(q + 16 * i, vi_from_vf(vf_sub(number, vf_set1(8))));
     }
 }
 
@@ -158,19 +175,23 @@ static void KERNEL(pack_lines_6)(const int8_t *q, uint8_t *lines) { KERNEL(pack_
 static void KERNEL(pack_lines_5)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(5, q, lines); }
 static void KERNEL(pack_lines_4)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(4, q, lines); }
 
-/* n floats of a dtype. */
-static void KERNEL(widen)(uint32_t dtype, const void *source, uint64_t n, float *out) {
+/* n floats of a dtype. Returns whether all are finite: then 0 times each is 0. */
+static bool KERNEL(widen)(uint32_t dtype, const void *source, uint64_t n, float *out) {
     const uint16_t *half = source;
     uint64_t i = 0;
-    if (dtype == RWKVC_DTYPE_F32) {
+    vf zeros = vf_zero();
+    if (dtype == RWKVC_DTYPE_F32)
         memcpy(out, source, n * sizeof *out);
-        return;
-    }
-    if (dtype == RWKVC_DTYPE_BF16)
+    else if (dtype == RWKVC_DTYPE_BF16)
         for (; i + 16 <= n; i += 16) vf_store(out + i, vf_load_bf16(half + i));
     else
         for (; i + 16 <= n; i += 16) vf_store(out + i, vf_load_half(half + i));
-    uint16_t rest[16] = {0};
-    memcpy(rest, half + i, (n - i) * sizeof *rest);
-    vf_store_n(out + i, dtype == RWKVC_DTYPE_BF16 ? vf_load_bf16(rest) : vf_load_half(rest), (uint32_t)(n - i));
+    if (dtype != RWKVC_DTYPE_F32) {
+        uint16_t rest[16] = {0};
+        memcpy(rest, half + i, (n - i) * sizeof *rest);
+        vf_store_n(out + i, dtype == RWKVC_DTYPE_BF16 ? vf_load_bf16(rest) : vf_load_half(rest), (uint32_t)(n - i));
+    }
+    for (i = 0; i + 16 <= n; i += 16) zeros = vf_fma(vf_load(out + i), vf_zero(), zeros);
+    zeros = vf_fma(vf_load_n(out + i, (uint32_t)(n - i)), vf_zero(), zeros);
+    return vf_sum(zeros) == 0;
 }

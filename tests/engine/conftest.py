@@ -63,7 +63,7 @@ typedef struct {
                             uint8_t *panels);
     void (*quantise[6])(const float *x, const int8_t *book, int8_t *q, uint16_t *scales);
     void (*pack_lines[6])(const int8_t *q, uint8_t *lines);
-    void (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
+    _Bool (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,
                          const float *x, uint32_t ldx, uint32_t n, _Bool sparse, float *out);
     void (*q8_quantise)(const float *x, uint64_t ldx, uint32_t first, uint32_t last, uint32_t first_group,
