@@ -267,12 +267,29 @@ class History:
                 node.keep((), self.shelf.put(state, file_name))
         else:
             kept, unread = split_answer(outcome.raw, outcome.consumed, self._tokenizer.decode_bytes)
-            ids = (*goal.ids, *outcome.consumed[:kept])
-            node = Node(goal.parent, goal.base, turn, ids, unread + self._template.separator, number)
+            pending = unread + self._template.separator
+            kept, pending = self._with_odd_end(outcome.consumed, kept, pending)
+            node = Node(goal.parent, goal.base, turn, (*goal.ids, *outcome.consumed[:kept]), pending, number)
             # What the state has read beyond the answer is as a rule the beginning of what comes next.
             node.keep(outcome.consumed[kept:], self.shelf.put(outcome.state.copy(), file_name))
         self.head = node
         return node
+
+    def _with_odd_end(self, consumed: list[int], kept: int, pending: str) -> tuple[int, str]:
+        """*kept* and *pending* where an answer ended in other ids than the template's for the same text.
+
+        As in a single line break: it is the beginning of the separator, but the encoded separator is one id for both.
+        The model's own ids are kept then, or else its state could not be used and the answer would be read again.
+        """
+        beyond = consumed[kept:]
+        said = self._tokenizer.decode_bytes(beyond)
+        if (
+            self._template.jinja
+            or not pending.encode().startswith(said)
+            or list(self._tokenizer.encode(pending))[: len(beyond)] == beyond
+        ):
+            return kept, pending
+        return len(consumed), pending.encode()[len(said) :].decode()
 
     def _common(self, ids: list[int], prompt: list[int], text: str) -> tuple[int, str]:
         """How many ids *prompt* has in common with those of *text*, and the text after them."""

@@ -106,6 +106,18 @@ def test_the_state_is_used_again_and_nothing_is_read_twice(fake_model):
     assert chat.model.computed - before < 60
 
 
+def test_an_answer_that_ends_in_a_single_line_break_is_not_read_again(fake_model):
+    chat = chat_with(fake_model, {"long line": " " + "word " * 100 + ".\n", "short": " Yes."})
+    answer = chat.send("long line").read()
+    before = chat.model.computed
+    chat.send("short").read()
+    assert chat.model.computed - before < 60
+    expected = f"User: long line\n\nAssistant: {answer}\n\nUser: short\n\nAssistant: Yes.\n\nUser: probe\n\nAssistant:"
+    assert seen_at_next_message(chat) == expected
+    chat.undo()
+    assert seen_at_next_message(chat) == f"User: long line\n\nAssistant: {answer}\n\nUser: probe\n\nAssistant:"
+
+
 def test_user_text_is_cleaned_for_the_model_and_kept_for_people(fake_model):
     chat = chat_with(fake_model)
     chat.send(" a\r\n\r\nb ").read()
