@@ -15,6 +15,7 @@
 #define NEGLIGIBLE 45.0 /* exp(-45) = 3e-20: less than any draw can hit */
 #define MIN_TEMPERATURE 1e-6
 #define SPLITS 4u /* tries per pass of find_cut_of_many() */
+#define FEW 2048u /* among fewer, radix selection alone finds a cut soonest */
 #define MANY 50.0 /* mass in units of the likeliest token's, from which no few tokens can hold most of it */
 #define LN_2 0.6931471805599453
 
@@ -136,6 +137,8 @@ static bool all_from(const float *x, float floor) {
     return all[0] & all[1] & all[2] & all[3];
 }
 
+static uint32_t padded(uint32_t n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
+
 static void pad_candidates(struct candidates *c) {
     for (uint32_t i = c->n; i % BLOCK; i++) c->logits[i] = -INFINITY;
 }
@@ -191,7 +194,7 @@ static double weigh(struct rwkvc_sampler *s, float peak, double temperature) {
     struct candidates *c = &s->candidates;
     double total = 0;
     for (uint32_t start = 0; start < c->n; start += CHUNK) {
-        uint32_t n = c->n - start < CHUNK ? (c->n - start + BLOCK - 1) / BLOCK * BLOCK : CHUNK;
+        uint32_t n = c->n - start < CHUNK ? padded(c->n - start) : CHUNK;
         s->sums[start / CHUNK] = sum_of_exp(c->logits + start, n, peak, (float)(1 / temperature), c->weights + start);
         total += s->sums[start / CHUNK];
     }
@@ -231,7 +234,8 @@ static float gather_top_p(struct rwkvc_sampler *s, float peak, float lowest, dou
         float floor = (float)((double)peak - (near_first[i] < reach ? near_first[i] : reach));
         gather(s, floor > lowest ? floor : lowest);
         double found = weigh(s, peak, 1);
-        if (found > wanted) return find_cut(s, c->logits, c->weights, c->n, wanted);
+        if (found > wanted && c->n < FEW) return find_cut(s, c->logits, c->weights, c->n, wanted);
+        if (found > wanted) return find_cut_of_many(s, c->logits, c->weights, padded(c->n), floor, peak, wanted);
         if (floor <= lowest || near_first[i] >= reach) return -INFINITY;
     }
 }
@@ -245,9 +249,9 @@ static float smallest_of_lanes(vec v) {
  * distance is that of a token's surprise from the entropy. */
 static void keep_typical(struct rwkvc_sampler *s, float peak) {
     struct candidates *c = &s->candidates;
-    uint32_t padded = (c->n + BLOCK - 1) / BLOCK * BLOCK;
+    uint32_t n_padded = padded(c->n);
     double total = weigh(s, peak, 1), mean = 0;
-    for (uint32_t start = 0; start < padded; start += BLOCK) {
+    for (uint32_t start = 0; start < n_padded; start += BLOCK) {
         vec sum[2] = {{0}, {0}};
         for (uint32_t i = start; i < start + BLOCK; i += 2 * VEC)
             for (uint32_t j = 0; j < 2; j++) {
@@ -258,20 +262,26 @@ static void keep_typical(struct rwkvc_sampler *s, float peak) {
     }
     float middle = (float)((double)peak + mean / total);
     vec least = fill(0);
-    for (uint32_t i = 0; i < padded; i += VEC) {
+    for (uint32_t i = 0; i < n_padded; i += VEC) {
         vec distance = load(c->logits + i) - middle, near = pick(distance > fill(0), -distance, distance);
         store(s->nearness + i, near);
         least = pick((near < least) & (near >= fill(-FLT_MAX)), near, least); /* what pads is infinitely far */
     }
     float farthest = smallest_of_lanes(least);
     double wanted = (double)s->options.typical_p * total;
-    vec cut = fill(find_cut_of_many(s, s->nearness, c->weights, padded, farthest, 0, wanted));
+    vec cut = fill(find_cut_of_many(s, s->nearness, c->weights, n_padded, farthest, 0, wanted));
     uint32_t n = 0;
-    for (uint32_t i = 0; i < padded; i += VEC) {
+    for (uint32_t i = 0; i < n_padded; i += VEC) {
         ivec keep = load(s->nearness + i) >= cut;
         uint64_t any[2];
         memcpy(any, &keep, sizeof any);
         if (!(any[0] | any[1])) continue;
+        if ((any[0] & any[1]) == UINT64_MAX && i + VEC <= c->n) { /* as most are */
+            memmove(c->ids + n, c->ids + i, VEC * sizeof *c->ids);
+            store(c->logits + n, load(c->logits + i));
+            n += VEC;
+            continue;
+        }
         for (uint32_t l = 0; l < VEC; l++) {
             c->ids[n] = c->ids[i + l];
             c->logits[n] = c->logits[i + l];
