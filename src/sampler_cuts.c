@@ -269,24 +269,12 @@ static void keep_typical(struct rwkvc_sampler *s, float peak) {
     }
     float farthest = smallest_of_lanes(least);
     double wanted = (double)s->options.typical_p * total;
-    vec cut = fill(find_cut_of_many(s, s->nearness, c->weights, n_padded, farthest, 0, wanted));
+    float cut = find_cut_of_many(s, s->nearness, c->weights, n_padded, farthest, 0, wanted);
     uint32_t n = 0;
-    for (uint32_t i = 0; i < n_padded; i += VEC) {
-        ivec keep = load(s->nearness + i) >= cut;
-        uint64_t any[2];
-        memcpy(any, &keep, sizeof any);
-        if (!(any[0] | any[1])) continue;
-        if ((any[0] & any[1]) == UINT64_MAX && i + VEC <= c->n) { /* as most are */
-            memmove(c->ids + n, c->ids + i, VEC * sizeof *c->ids);
-            store(c->logits + n, load(c->logits + i));
-            n += VEC;
-            continue;
-        }
-        for (uint32_t l = 0; l < VEC; l++) {
-            c->ids[n] = c->ids[i + l];
-            c->logits[n] = c->logits[i + l];
-            n += keep[l] & 1;
-        }
+    for (uint32_t i = 0; i < c->n; i++) { /* without branches: near and far ones alternate */
+        c->ids[n] = c->ids[i];
+        c->logits[n] = c->logits[i];
+        n += s->nearness[i] >= cut;
     }
     c->n = n;
     pad_candidates(c);
