@@ -494,7 +494,7 @@ class Chat:
                 self._recorder.asked(goal.parent, text)
             state, rest, n_read = read_goal(self.model, history, self._start, goal, stop_token, run.tell_progress)
             before = np.array(goal.ids[: -len(rest)], np.uint32)
-            return state, rest, n_read, np.concatenate([goal.base.last_ids(_LOOK_BACK), before])
+            return state, rest, n_read, np.concatenate([history.last_ids(goal, _LOOK_BACK), before])
 
         def finish(outcome: Outcome | None) -> None:
             try:

@@ -10,7 +10,6 @@ Taking a turn back moves the head of the tree only. So undo, edit and branches c
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,19 +96,6 @@ class Node:
             yield node
             node = node.parent
 
-    @cached_property
-    def _id_array(self) -> NDArray[np.uint32]:
-        return np.array(self.ids, np.uint32)
-
-    def last_ids(self, most: int) -> NDArray[np.uint32]:
-        """The last ids of the text up to here, at most so many."""
-        parts, n = [np.empty(0, np.uint32)], 0
-        node: Node | None = self
-        while node is not None and n < most:
-            parts.append(node._id_array)  # noqa: SLF001 (another of these)
-            n, node = n + len(node.ids), node.base
-        return np.concatenate(parts[::-1])[-most:]
-
     def keep(self, extra: Sequence[int], slot: Slot) -> None:
         """Remember a state that has read *extra* after this point; one for the same ids is replaced."""
         found = tuple(extra)
@@ -161,6 +147,7 @@ class History:
         self.branch = MAIN
         self.branches: dict[str, Node] = {}
         self.shelf = shelf
+        self._tail: tuple[Node | None, NDArray[np.uint32]] = (None, np.empty(0, np.uint32))
 
     def copy(self) -> History:
         """An independent history with the same past; points and states are shared."""
@@ -235,6 +222,22 @@ class History:
                 return None, after
             after = [*node.ids, *after]
             node = node.base
+
+    def last_ids(self, goal: Goal, most: int) -> NDArray[np.uint32]:
+        """The last ids of the text before the goal's own, at most so many."""
+        node: Node | None = goal.base
+        known, tail = self._tail
+        if known is not None and len(tail) < min(most, known.n_ids):
+            known = None
+        parts: list[NDArray[np.uint32]] = []
+        n = 0
+        while node is not None and n < most:
+            # From one question to the next only the last turn is new: a long conversation costs no more.
+            parts.append(tail if node is known else np.array(node.ids, np.uint32))
+            n, node = n + len(parts[-1]), None if node is known else node.base
+        found = np.concatenate([np.empty(0, np.uint32), *parts[::-1]])[-most:]
+        self._tail = goal.base, found
+        return found
 
     def keep(self, goal: Goal, n_read: int, state: State) -> None:
         """Remember *state*, which has read the first *n_read* of the goal's ids."""

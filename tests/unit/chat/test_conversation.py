@@ -446,3 +446,26 @@ def test_saving_into_a_folder_that_is_not_there_names_it(fake_model, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         chat_with(fake_model).save(tmp_path / "none" / "talk.json")
     assert caught.value.filename == str(tmp_path / "none")
+
+
+def test_the_last_ids_of_a_text_are_the_same_however_one_came_there(fake_model):
+    chat = chat_with(fake_model, SCRIPT, system="Be brief.")
+
+    def expected(most):
+        goal = chat.history.goal("probe")
+        chain, node = [], goal.base
+        while node is not None:
+            chain, node = [*node.ids, *chain], node.base
+        assert chat.history.last_ids(goal, most).tolist() == chain[-most:]
+
+    for message in ("stops", "long", "umlauts"):
+        expected(5000)
+        chat.send(message).read()
+        expected(30)
+    chat.undo(2)
+    expected(30)
+    expected(5000)
+    chat.send("long").read()
+    expected(5000)
+    chat.reset()
+    expected(5000)
