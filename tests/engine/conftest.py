@@ -7,6 +7,7 @@ pytest's cache until a source changes.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -156,7 +157,9 @@ def inner(request: pytest.FixtureRequest) -> Any:
         pytest.skip("needs a C compiler")
     folder = Path(request.config.cache.mkdir("rwkv_cpu-engine"))  # type: ignore[union-attr]
     name = f"_inner_{_digest()}"
-    built = sorted(folder.glob(f"{name}*.so")) or [_build(folder, name)]
+    with (folder / "lock").open("w") as lock:  # the processes of pytest-xdist share what one of them builds
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = sorted(folder.glob(f"{name}*.so")) or [_build(folder, name)]
     spec = importlib.util.spec_from_file_location(name, built[0])
     assert spec is not None
     assert spec.loader is not None
