@@ -3,7 +3,7 @@
 
 The weights are read once for all tokens of a pass, so that two conversations decoded together cost little more than
 one. No thread belongs to the scheduler. A call that finds the engine idle takes the lead: it runs one pass (at most
-256 tokens) for everybody who waits, then gives the lead to whoever is next. Alone on a model, a call costs two locks
+264 tokens) for everybody who waits, then gives the lead to whoever is next. Alone on a model, a call costs two locks
 more than calling the engine.
 
 - A pass takes one step of every waiting sequence that is being decoded, and fills up with a piece of every prompt that
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["PASS_TOKENS", "Job", "Scheduler"]
 
 # The engine's own pass (rwkvc_context_options.chunk).
-PASS_TOKENS = 256
+PASS_TOKENS = 264
 # Up to here a job is a step of decoding: one token, or a draft to check.
 _STEP_TOKENS = 16
 # Of prompts, in a pass with such steps. At 0.4B this makes the step three times as long, and reading half as fast.

@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-enum { DEFAULT_CHUNK = 256, MAX_CHUNK = 1 << 16 };
+enum { DEFAULT_CHUNK = 264 /* whole tiles of every kernel */, MAX_CHUNK = 1 << 16 };
 
 struct rwkvc_context {
     const rwkvc_kernels *kernels;

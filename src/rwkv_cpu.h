@@ -354,7 +354,7 @@ typedef struct {
     uint32_t struct_size; /* sizeof(rwkvc_context_options) */
     uint32_t threads;     /* 0: rwkvc_default_threads() */
     const char *isa;      /* NULL: rwkvc_isa_default() */
-    uint32_t chunk;       /* most tokens per pass, which bounds the scratch memory; 0: 256 */
+    uint32_t chunk;       /* most tokens per pass, which bounds the scratch memory; 0: 264 */
 } rwkvc_context_options;
 
 void rwkvc_context_defaults(rwkvc_context_options *options);

@@ -7,6 +7,13 @@
  *   y = (group norm of y + (sum_j r k r_k) v) * g
  * The state lies as [j][i]: heads.inc.h. */
 
+/* Ask for a head's part of some rows: a token's lie a page from the one's before, where no prefetcher of the processor's
+ * follows. Behind the last token it is for nothing, and harmless. */
+VEC void KERNEL(wkv7_ask)(const float *const *rows, const uint32_t n_rows, uint64_t at, uint32_t n) {
+    for (uint32_t row = 0; row < n_rows; row++)
+        for (uint32_t i = 0; i < n; i += 16) PREFETCH(rows[row] + at + i);
+}
+
 static void KERNEL(wkv7_prepare)(const rwkvc_wkv7 *h, uint64_t at) {
     const uint32_t n = h->head_size;
     const vf one = vf_set1(1.0f), decay_scale = vf_set1(-0.606530660f); /* -e^-1/2 */
@@ -102,8 +109,14 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
 }
 
 static void KERNEL(wkv7)(const rwkvc_wkv7 *head) {
-    for (uint32_t t = 0; t < head->tokens; t++) KERNEL(wkv7_prepare)(head, (uint64_t)t * head->ld);
     const rwkvc_wkv7 copy = *head, *h = &copy; /* which no store can change */
+    const float *const first[] = {h->k, h->v, h->w, h->a, h->v_first, h->kk, h->v_mix ? h->v_mix : h->v};
+    const float *const last[] = {h->y, h->r, h->k, h->v, h->g};
+    const uint64_t ahead = 2 * (uint64_t)h->ld;
+    for (uint32_t t = 0; t < h->tokens; t++) {
+        if (h->tokens > 1) KERNEL(wkv7_ask)(first, 7, (uint64_t)t * h->ld + ahead, h->head_size);
+        KERNEL(wkv7_prepare)(head, (uint64_t)t * h->ld);
+    }
     uint32_t i = 0, n = h->head_size;
     /* A state that one token leaves is read again after all weights of the model: fetching its lines before they are
      * written would be traffic for nothing. */
@@ -117,5 +130,8 @@ static void KERNEL(wkv7)(const rwkvc_wkv7 *head) {
     if (stream) vf_stream_end();
     for (; i + 16 <= n; i += 16) KERNEL(wkv7_sweep)(h, i, 16, 1, false);
     if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1, false);
-    for (uint32_t t = 0; t < h->tokens; t++) KERNEL(wkv7_finish)(head, (uint64_t)t * h->ld);
+    for (uint32_t t = 0; t < h->tokens; t++) {
+        if (h->tokens > 1) KERNEL(wkv7_ask)(last, 5, (uint64_t)t * h->ld + ahead, n);
+        KERNEL(wkv7_finish)(head, (uint64_t)t * h->ld);
+    }
 }

@@ -41,19 +41,24 @@ static uint8_t *affinity(uint32_t *n_cpus) {
 }
 #endif
 
-uint32_t rwkvc_system_cores(void) {
+/* count("", the affinity mask, its length). */
+static uint32_t counted(uint32_t (*count)(const char *, const uint8_t *, uint32_t)) {
 #if defined(__linux__)
     uint32_t n_cpus;
     uint8_t *allowed = affinity(&n_cpus);
     if (allowed) {
-        uint32_t cores = rwkvc_count_cores("", allowed, n_cpus);
+        uint32_t found = count("", allowed, n_cpus);
         free(allowed);
-        return cores;
+        return found;
     }
 #endif
+    (void)count;
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (uint32_t)online : 0;
 }
+
+uint32_t rwkvc_system_cores(void) { return counted(rwkvc_count_cores); }
+uint32_t rwkvc_system_cpus(void) { return counted(rwkvc_count_cpus); }
 
 #if defined(__linux__) && defined(__aarch64__) /* <asm/hwcap.h> of an older system lacks the names */
 bool rwkvc_arm_dotprod(void) { return getauxval(AT_HWCAP) & 1ul << 20; /* HWCAP_ASIMDDP */ }

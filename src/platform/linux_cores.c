@@ -137,8 +137,18 @@ static uint32_t quota_cpus(const char *root) {
     return limit;
 }
 
+static uint32_t within_quota(const char *root, uint32_t n) {
+    uint32_t limit = quota_cpus(root);
+    if (limit && limit < n) n = limit;
+    return n < 1 ? 1 : n;
+}
+
 uint32_t rwkvc_count_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus) {
-    uint32_t cores = physical_cores(root, allowed, n_cpus), limit = quota_cpus(root);
-    if (limit && limit < cores) cores = limit;
-    return cores < 1 ? 1 : cores;
+    return within_quota(root, physical_cores(root, allowed, n_cpus));
+}
+
+uint32_t rwkvc_count_cpus(const char *root, const uint8_t *allowed, uint32_t n_cpus) {
+    uint32_t cpus = 0;
+    for (uint32_t cpu = 0; cpu < n_cpus; cpu++) cpus += allowed[cpu] != 0;
+    return within_quota(root, cpus);
 }

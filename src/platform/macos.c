@@ -17,6 +17,11 @@ uint32_t rwkvc_system_cores(void) {
     return cores > 0 ? (uint32_t)cores : 0;
 }
 
+uint32_t rwkvc_system_cpus(void) {
+    int32_t cpus = number("hw.logicalcpu");
+    return cpus > 0 ? (uint32_t)cpus : 0;
+}
+
 bool rwkvc_arm_dotprod(void) { return number("hw.optional.arm.FEAT_DotProd") != 0; }
 bool rwkvc_arm_i8mm(void) { return number("hw.optional.arm.FEAT_I8MM") != 0; }
 

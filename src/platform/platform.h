@@ -54,6 +54,8 @@ double rwkvc_seconds(void);
 
 /* Physical cores this process may use, as far as the system tells; 0 if it tells nothing. */
 uint32_t rwkvc_system_cores(void);
+/* The same of hardware threads, of which a core may have several. */
+uint32_t rwkvc_system_cpus(void);
 /* What a 64-bit ARM can do has to be asked of the system. */
 bool rwkvc_arm_dotprod(void);
 bool rwkvc_arm_i8mm(void);

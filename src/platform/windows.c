@@ -90,6 +90,14 @@ uint32_t rwkvc_system_cores(void) {
     return cores;
 }
 
+uint32_t rwkvc_system_cpus(void) {
+    DWORD_PTR process = 0, machine = 0;
+    uint32_t cpus = 0;
+    if (!GetProcessAffinityMask(GetCurrentProcess(), &process, &machine)) return 0;
+    for (; process; process &= process - 1) cpus++;
+    return cpus;
+}
+
 /* The numbers of <winnt.h>'s names, which older headers lack; an older system answers no. */
 bool rwkvc_arm_dotprod(void) { return IsProcessorFeaturePresent(43); /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */ }
 bool rwkvc_arm_i8mm(void) { return IsProcessorFeaturePresent(66); /* PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE */ }

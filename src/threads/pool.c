@@ -4,8 +4,9 @@
  * << 32 | next item. A thread takes an item by compare-and-swap on it, so that one that slept through a region can
  * never take an item of the next by mistake: what it read of the region (task, argument) is only used when the word
  * has not changed since. The caller waits for finished items, not for threads.
- * Idle workers spin for some microseconds, then sleep. */
+ * Idle workers spin for some microseconds, then sleep. Not all need take part: crew.h. */
 #include "threads/pool.h"
+#include "threads/crew.h"
 #include "threads/priority.h"
 
 #include <stdatomic.h>
@@ -39,8 +40,10 @@ struct rwkvc_pool {
     _Atomic uint32_t cancelled;
     _Alignas(64) _Atomic uint32_t sleepers;
     _Atomic uint32_t stop;
+    _Atomic uint32_t active; /* threads that take part: crew.h */
     rwkvc_mutex mutex;
-    rwkvc_condition wake;
+    rwkvc_condition wake, again; /* those that take part wait for work, the others for taking part again */
+    rwkvc_crew crew;
     uint32_t threads, started;
     bool lowered; /* the workers get the priority of the thread that makes them */
     rwkvc_thread *workers;
@@ -103,10 +106,16 @@ static bool has_work(rwkvc_pool *pool) {
     return false;
 }
 
-static void sleep_until_work(rwkvc_pool *pool) {
+static bool takes_part(rwkvc_pool *pool, uint32_t thread) {
+    return thread < atomic_load_explicit(&pool->active, memory_order_relaxed);
+}
+
+static void sleep_until_work(rwkvc_pool *pool, uint32_t thread) {
     rwkvc_mutex_lock(&pool->mutex);
+    while (!takes_part(pool, thread) && !atomic_load(&pool->stop)) rwkvc_condition_wait(&pool->again, &pool->mutex);
     atomic_fetch_add_explicit(&pool->sleepers, 1, memory_order_seq_cst);
-    while (!has_work(pool) && !atomic_load(&pool->stop)) rwkvc_condition_wait(&pool->wake, &pool->mutex);
+    while (takes_part(pool, thread) && !has_work(pool) && !atomic_load(&pool->stop))
+        rwkvc_condition_wait(&pool->wake, &pool->mutex);
     atomic_fetch_sub_explicit(&pool->sleepers, 1, memory_order_seq_cst);
     rwkvc_mutex_unlock(&pool->mutex);
 }
@@ -118,22 +127,43 @@ static void worker(void *arg) {
     rwkvc_float_environment();
     while (!atomic_load_explicit(&start.pool->stop, memory_order_relaxed)) {
         bool worked = false;
-        for (int spin = 0; spin < SPIN_IDLE && !worked; spin++) {
+        for (int spin = 0; spin < SPIN_IDLE && !worked && takes_part(start.pool, start.thread); spin++) {
             worked = work(start.pool, start.thread);
             if (!worked) rwkvc_pause();
         }
-        if (!worked) sleep_until_work(start.pool);
+        if (!worked) sleep_until_work(start.pool, start.thread);
     }
 }
 
-static void wake_all(rwkvc_pool *pool) {
+static void wake_all(rwkvc_pool *pool, rwkvc_condition *condition) {
     rwkvc_mutex_lock(&pool->mutex);
-    rwkvc_condition_broadcast(&pool->wake);
+    rwkvc_condition_broadcast(condition);
     rwkvc_mutex_unlock(&pool->mutex);
 }
 
+/* A worker that no longer takes part finishes what it holds. */
+static void set_active(rwkvc_pool *pool) {
+    atomic_store(&pool->active, pool->crew.active);
+    wake_all(pool, &pool->wake);
+    wake_all(pool, &pool->again);
+}
+
+/* Until the last item is finished. */
+static void wait_for_others(rwkvc_pool *pool, uint32_t n_items, double began) {
+    int spin = 0;
+    while (atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items && spin < SPIN_WAIT)
+        spin++, rwkvc_pause();
+    if (spin < SPIN_WAIT) return;
+    double worked = rwkvc_seconds();
+    while (atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items) rwkvc_thread_yield();
+    if (rwkvc_crew_waited(&pool->crew, began, worked, rwkvc_seconds())) set_active(pool);
+}
+
 bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *arg) {
-    if (pool->threads == 1 || n_items <= 1) {
+    bool alone = pool->crew.threads == 1 || n_items <= 1;
+    double began = alone ? 0 : rwkvc_seconds();
+    if (!alone && rwkvc_crew_retry(&pool->crew, began)) set_active(pool);
+    if (alone || pool->crew.active == 1) {
         for (uint32_t item = 0; item < n_items; item++) {
             if (is_cancelled(pool)) return false;
             task(arg, item, 0);
@@ -151,14 +181,9 @@ bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *a
     for (uint32_t i = 0; i < pool->n_ranges; i++)
         atomic_store_explicit(&pool->ranges[i].ticket, region | range_begin(n_items, pool->n_ranges, i),
                               memory_order_seq_cst);
-    if (atomic_load_explicit(&pool->sleepers, memory_order_seq_cst)) wake_all(pool);
+    if (atomic_load_explicit(&pool->sleepers, memory_order_seq_cst)) wake_all(pool, &pool->wake);
     work(pool, 0);
-    for (int spin = 0; atomic_load_explicit(&pool->finished, memory_order_acquire) != n_items;) {
-        if (spin < SPIN_WAIT)
-            spin++, rwkvc_pause();
-        else
-            rwkvc_thread_yield();
-    }
+    wait_for_others(pool, n_items, began);
     return !atomic_load_explicit(&pool->cancelled, memory_order_relaxed);
 }
 
@@ -166,12 +191,16 @@ rwkvc_pool *rwkvc_pool_create(uint32_t threads) {
     rwkvc_pool *pool = rwkvc_alloc(sizeof *pool);
     if (!pool) return NULL;
     pool->threads = threads;
-    pool->n_ranges = threads < MAX_RANGES ? threads : MAX_RANGES;
+    uint32_t cpus = rwkvc_system_cpus(), at_once = cpus && cpus < threads ? cpus : threads;
+    pool->n_ranges = at_once < MAX_RANGES ? at_once : MAX_RANGES;
+    rwkvc_crew_start(&pool->crew, at_once);
+    atomic_store(&pool->active, at_once);
     pool->owner = rwkvc_process_id();
     pool->lowered = rwkvc_priority_is_lowered();
     pool->workers = calloc(threads, sizeof *pool->workers);
     rwkvc_mutex_init(&pool->mutex);
     rwkvc_condition_init(&pool->wake);
+    rwkvc_condition_init(&pool->again);
     for (uint32_t i = 0; i < MAX_RANGES; i++) atomic_store(&pool->ranges[i].ticket, CLOSED);
     bool ok = pool->workers != NULL;
     for (uint32_t thread = 1; ok && thread < threads; thread++) {
@@ -194,9 +223,11 @@ void rwkvc_pool_destroy(rwkvc_pool *pool) {
     if (!pool) return;
     if (!rwkvc_pool_forked(pool)) {
         atomic_store(&pool->stop, 1);
-        wake_all(pool);
+        wake_all(pool, &pool->wake);
+        wake_all(pool, &pool->again);
         for (uint32_t i = 0; i < pool->started; i++) rwkvc_thread_join(&pool->workers[i]);
         rwkvc_condition_destroy(&pool->wake);
+        rwkvc_condition_destroy(&pool->again);
         rwkvc_mutex_destroy(&pool->mutex);
     }
     free(pool->workers);

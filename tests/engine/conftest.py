@@ -87,12 +87,21 @@ const rwkvc_kernels *rwkvc_kernels_get(const char *isa);
 uint16_t rwkvc_float_to_half(float value);
 float rwkvc_half_to_float(uint16_t half);
 uint32_t rwkvc_count_cores(const char *root, const uint8_t *allowed, uint32_t n_cpus);
+uint32_t rwkvc_count_cpus(const char *root, const uint8_t *allowed, uint32_t n_cpus);
+typedef struct {
+    uint32_t threads, active;
+    ...;
+} rwkvc_crew;
+void rwkvc_crew_start(rwkvc_crew *crew, uint32_t threads);
+_Bool rwkvc_crew_waited(rwkvc_crew *crew, double began, double worked, double done);
+_Bool rwkvc_crew_retry(rwkvc_crew *crew, double now);
 uint32_t flush_to_zero(int on);
 """
 
 PREAMBLE = """
 #include "kernels/kernels.h"
 #include "platform/linux_cores.h"
+#include "threads/crew.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif

@@ -46,6 +46,16 @@ def count(inner: Any, tmp_path: Path) -> Callable[..., int]:
     return counted
 
 
+def test_hardware_threads_all_count_within_the_quota(inner: Any, tmp_path: Path) -> None:
+    mask = inner.ffi.new("uint8_t[8]", [1] * 6 + [0] * 2)
+    siblings(tmp_path, {cpu: f"{cpu % 4},{cpu % 4 + 4}" for cpu in range(8)})
+    root = str(tmp_path).encode()
+    assert inner.lib.rwkvc_count_cpus(root, mask, 8) == 6
+    write(tmp_path, "proc/self/cgroup", "0::/a/b")
+    write(tmp_path, "sys/fs/cgroup/a/cpu.max", "300000 100000")
+    assert inner.lib.rwkvc_count_cpus(root, mask, 8) == 3
+
+
 def test_without_any_tree_every_cpu_is_a_core(count: Callable[..., int]) -> None:
     assert count(0, 1, 2) == 3
     assert count() == 1

@@ -92,7 +92,7 @@ def test_alone_a_prompt_is_read_in_whole_passes():
     engine, state = FakeEngine(), new_state()
     job = Job(ids(600), "last", state)
     scheduler().run([job], engine)
-    assert engine.passes == [[256], [256], [88]]
+    assert engine.passes == [[PASS_TOKENS], [PASS_TOKENS], [600 - 2 * PASS_TOKENS]]
     assert job.found is not None
     assert job.found[0] == state.data[1] == digest_of(ids(600))
     assert state.n_tokens == 600
@@ -150,7 +150,7 @@ def test_steps_of_several_threads_are_one_pass():
 def test_a_long_prompt_leaves_room_for_steps_and_short_prompts():
     engine, shared = FakeEngine(), scheduler()
     held_passes(engine, shared, 3)
-    sizes = [256 * 4, 1, 1, 40]
+    sizes = [PASS_TOKENS * 4, 1, 1, 40]
 
     def run(size: int) -> None:
         shared.run([Job(ids(size), "last", new_state())], engine)
@@ -164,9 +164,9 @@ def test_a_long_prompt_leaves_room_for_steps_and_short_prompts():
                 time.sleep(0.001)
     for thread in threads:
         thread.join()
-    assert engine.passes[0] == [256]
+    assert engine.passes[0] == [PASS_TOKENS]
     assert sorted(engine.passes[1]) == [1, 1, 32, 32]  # a small piece of each prompt beside the steps
-    assert engine.passes[2] == [8, 248]  # the short one is done before the long one
+    assert engine.passes[2] == [8, PASS_TOKENS - 8]  # the short one is done before the long one
 
 
 def test_more_prompts_than_fit_take_turns():
@@ -176,7 +176,7 @@ def test_more_prompts_than_fit_take_turns():
         list(pool.map(lambda i: shared.run([Job(ids(128, i), "none", new_state())], engine), range(24)))
     assert all(len(sizes) <= 8 for sizes in engine.passes)
     # Nobody is served twice before everybody was served once: the 23 others need 3 passes of 8.
-    assert engine.passes[1:4] == [[32] * 8] * 2 + [engine.passes[3]]
+    assert engine.passes[1:4] == [[PASS_TOKENS // 8] * 8] * 2 + [engine.passes[3]]
     assert sum(map(sum, engine.passes)) == 24 * 128
 
 
@@ -358,7 +358,7 @@ def test_closing_ends_calls_under_way_with_valid_states():
     def run(i: int) -> bool:
         try:
             while True:
-                shared.run([Job(ids(256 * 50), "none", states[i])], engine)
+                shared.run([Job(ids(PASS_TOKENS * 50), "none", states[i])], engine)
         except ModelClosedError:
             return True
 
@@ -413,7 +413,7 @@ def test_threads_decoding_at_once_share_passes(demo: Model):
 
 
 def test_ctrl_c_ends_a_pass_in_the_middle_without_a_token(make_rwkv, tmp_path: Path):
-    """In a process of its own. A pass of 256 tokens takes seconds here; the state shows that none was finished."""
+    """In a process of its own. A whole pass takes seconds here; the state shows that none was finished."""
     path = make_rwkv(format="f32", n_layer=8, n_embd=512)
     code = f"""
 import os, signal, threading
