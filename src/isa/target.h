@@ -56,11 +56,11 @@
 #endif
 /* Into the second level: the first can wait for few lines at a time. */
 #define PREFETCH(address) __builtin_prefetch(address, 0, 2)
-/* The first lines of the page that a sequential read comes to next: the processors' own prefetchers stop at the end of a
- * page, and further lines only take their place. */
+/* The first lines of a page that a sequential read comes to soon: the processors' own prefetchers stop at the end of a
+ * page, and further lines only take their place. Some pages ahead, because finding a page may take longer than reading one. */
 #define PREFETCH_PAGE(address)                                                                                         \
     do {                                                                                                               \
-        const char *page_ = (const char *)(((uintptr_t)(address) + 4096 + 2048) & ~(uintptr_t)4095);                   \
+        const char *page_ = (const char *)(((uintptr_t)(address) + 3 * 4096 + 2048) & ~(uintptr_t)4095);               \
         PREFETCH(page_);                                                                                               \
         PREFETCH(page_ + 64);                                                                                          \
         PREFETCH(page_ + 128);                                                                                         \

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from cffi import FFI
+from setuptools import Distribution, Extension
 
 from rwkv_cpu import engine
 
@@ -156,7 +157,22 @@ def _build(folder: Path, name: str) -> Path:
         libraries=["m", "pthread"],
         py_limited_api=False,
     )
-    return Path(ffi.compile(tmpdir=str(folder)))
+    return _compile(ffi.distutils_extension(str(folder)), folder)
+
+
+def _compile(extension: Extension, folder: Path) -> Path:
+    """As the package's own is compiled, on all cores; cffi's compile() takes one."""
+    spec = importlib.util.spec_from_file_location("build_zig", SRC / "build_zig.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build_zig = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build_zig)
+    command = build_zig.BuildExt(Distribution({"ext_modules": [extension]}))
+    command.build_lib, command.build_temp = str(folder), str(folder / "objects")
+    command.ensure_finalized()
+    command.run()
+    shutil.rmtree(folder / "objects")
+    return Path(command.get_ext_fullpath(extension.name))
 
 
 @pytest.fixture(scope="session")
