@@ -28,6 +28,7 @@ from rwkv_cpu.errors import (
     TokenError,
     UnsupportedModelError,
 )
+from rwkv_cpu.scheduler import PASS_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,18 +220,18 @@ def test_damaged_state_files_are_refused(model: Model, tmp_path: Path, damage: s
 
 def test_cancel_between_chunks_keeps_whole_chunks(model: Model) -> None:
     token, state = CancelToken(), model.forward(TOKENS[:3])[1]
-    long = np.resize(TOKENS, 256 * 5)
+    long = np.resize(TOKENS, PASS_TOKENS * 5)
 
     def stop(done: int, total: int) -> None:
         assert total == len(long)
-        if done == 512:
+        if done == 2 * PASS_TOKENS:
             token.cancel()
 
     with pytest.raises(Cancelled) as caught:
         model.advance(long, state, cancel=token, progress=stop)
-    assert caught.value.n_done == 512
-    assert state.n_tokens == 515
-    expected = model.forward(np.concatenate([TOKENS[:3], long[:512]]))[1]
+    assert caught.value.n_done == 2 * PASS_TOKENS
+    assert state.n_tokens == 3 + 2 * PASS_TOKENS
+    expected = model.forward(np.concatenate([TOKENS[:3], long[: 2 * PASS_TOKENS]]))[1]
     assert np.array_equal(state.data, expected.data)
 
 
