@@ -241,6 +241,7 @@ class Reply:
             self._sampler.observe(before)
             if self._drafts is not None and len(before):
                 self._drafts.begin(before)
+        self._history = ()
         if self._max_tokens == 0:
             self.finish_reason = "length"
         while self.finish_reason is None:

@@ -86,6 +86,11 @@ class Repetition:
         self._keys = np.empty(2 * _WINDOW, np.uint32)
         self._n = 0
 
+    def close(self) -> None:
+        """Nothing is asked any more: forget the text."""
+        self._ids = self._keys = np.empty(0, np.uint32)
+        self._n = 0
+
     def append(self, tokens: Sequence[int] | NDArray[np.uint32]) -> None:
         """The text goes on with *tokens*."""
         if len(tokens) == 1:  # as in every step: without arrays

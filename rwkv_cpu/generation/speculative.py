@@ -153,7 +153,8 @@ class Drafts:
             self._writer.begin(text)
 
     def end(self) -> None:
-        """No more drafts: memory is given back."""
+        """No more drafts: memory is given back, however long the answer is kept."""
+        self._text.close()
         states, self._states = self._states, None
         if states is not None:
             self._workshop.give_back(states)
