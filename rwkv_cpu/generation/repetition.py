@@ -23,6 +23,7 @@ __all__ = ["FIRST_CHANCES", "Repetition", "SpacelessIds"]
 
 # How far back the text is searched, how many of the last places are asked, and how long an agreement is counted.
 _WINDOW = 16384
+_FIRST_ROOM = 1024
 _MOST_PLACES = 64
 _LONGEST_MATCH = 16
 # A place that agrees with one token more counts so many times as much; the last of equals counts this much more.
@@ -82,8 +83,8 @@ class Repetition:
     def __init__(self, spaceless: SpacelessIds) -> None:
         self._spaceless = spaceless
         # Guesses stand behind the text while they are made: a text that repeats itself right away goes on doing so.
-        self._ids = np.empty(2 * _WINDOW, np.uint32)
-        self._keys = np.empty(2 * _WINDOW, np.uint32)
+        self._ids = np.empty(_FIRST_ROOM, np.uint32)
+        self._keys = np.empty(_FIRST_ROOM, np.uint32)
         self._n = 0
 
     def close(self) -> None:
@@ -107,11 +108,13 @@ class Repetition:
         self._n = end
 
     def _make_room(self, n_more: int) -> None:
-        if self._n + n_more > len(self._ids):
-            kept = min(self._n, 2 * _WINDOW - n_more, _WINDOW)
-            for array in (self._ids, self._keys):
-                array[:kept] = array[self._n - kept : self._n]
-            self._n = kept
+        needed = self._n + n_more
+        if needed <= len(self._ids):
+            return
+        kept = self._n if needed <= 2 * _WINDOW else min(self._n, 2 * _WINDOW - n_more, _WINDOW)
+        room = min(max(2 * len(self._ids), needed), 2 * _WINDOW)
+        self._ids, self._keys = (_with_room(array[self._n - kept : self._n], room) for array in (self._ids, self._keys))
+        self._n = kept
 
     def guesses(self, most: int) -> Iterator[tuple[int, int]]:
         """What comes next, token by token, each if those before it are right: (id, its kind)."""
@@ -159,6 +162,12 @@ class Repetition:
                 length += 1
             lengths[j] = length
         return (places + first).tolist(), lengths
+
+
+def _with_room(ids: NDArray[np.uint32], room: int) -> NDArray[np.uint32]:
+    array = np.empty(room, np.uint32)
+    array[: len(ids)] = ids
+    return array
 
 
 def _kind(length: int, n_places: int, share: float) -> int:

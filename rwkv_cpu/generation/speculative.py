@@ -13,6 +13,7 @@ answer teaches that, whether it was drafted or not. A ledger of the time won and
 
 from __future__ import annotations
 
+import mmap
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -89,12 +90,14 @@ class Workshop:
     def take_states(self) -> NDArray[np.float32]:
         """f32 [n_states, state_bytes / 4], for one answer at a time.
 
-        Its first use costs the system as much as several tokens: so the last one given back is kept.
+        Its first use costs the system as much as several tokens: so the last one given back is kept. The others go back
+        to the system whole: blocks of this size would leave holes in the heaps of the threads that took them.
         """
         try:
             return self._blocks.pop()
         except IndexError:
-            return np.empty((self.n_states, self._floats), np.float32)
+            memory = mmap.mmap(-1, self.n_states * self._floats * 4)
+            return np.frombuffer(memory, np.float32).reshape(self.n_states, self._floats)
 
     def give_back(self, states: NDArray[np.float32]) -> None:
         """An answer ended."""

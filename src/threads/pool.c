@@ -44,7 +44,7 @@ struct rwkvc_pool {
     rwkvc_mutex mutex;
     rwkvc_condition wake, again; /* those that take part wait for work, the others for taking part again */
     rwkvc_crew crew;
-    uint32_t threads, started;
+    uint32_t threads, started, arrived;
     bool lowered; /* the workers get the priority of the thread that makes them */
     rwkvc_thread *workers;
     uint64_t owner;
@@ -123,6 +123,10 @@ static void sleep_until_work(rwkvc_pool *pool, uint32_t thread) {
 static void worker(void *arg) {
     worker_start start = *(worker_start *)arg;
     free(arg);
+    rwkvc_mutex_lock(&start.pool->mutex);
+    start.pool->arrived++;
+    rwkvc_condition_broadcast(&start.pool->again);
+    rwkvc_mutex_unlock(&start.pool->mutex);
     if (start.pool->lowered) rwkvc_lower_priority();
     rwkvc_float_environment();
     while (!atomic_load_explicit(&start.pool->stop, memory_order_relaxed)) {
@@ -214,9 +218,15 @@ rwkvc_pool *rwkvc_pool_create(uint32_t threads) {
         else
             free(start);
     }
-    if (ok) return pool;
-    rwkvc_pool_destroy(pool);
-    return NULL;
+    if (!ok) {
+        rwkvc_pool_destroy(pool);
+        return NULL;
+    }
+    /* What the C library allocates for a new thread is no forward's. */
+    rwkvc_mutex_lock(&pool->mutex);
+    while (pool->arrived < pool->started) rwkvc_condition_wait(&pool->again, &pool->mutex);
+    rwkvc_mutex_unlock(&pool->mutex);
+    return pool;
 }
 
 void rwkvc_pool_destroy(rwkvc_pool *pool) {
