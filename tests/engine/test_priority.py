@@ -30,38 +30,48 @@ def model(demo_path: Path) -> Iterator[Model]:
         yield opened
 
 
-def niceness() -> dict[int, int]:
-    """Of each thread of this process."""
+def threads_of_process() -> dict[int, tuple[int, int]]:
+    """Nice value and processor time in ticks of each."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended
-            found[int(task.name)] = int((task / "stat").read_text().rpartition(")")[2].split()[16])
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            found[int(task.name)] = (int(fields[16]), int(fields[11]) + int(fields[12]))
     return found
 
 
-def niceness_during(model: Model, others: set[int]) -> tuple[set[int], set[int]]:
-    """Nice values of the threads that exist for a forward's sake, and of those that called and watched.
+def niceness() -> dict[int, int]:
+    """Of each thread of this process."""
+    return {thread: nice for thread, (nice, _) in threads_of_process().items()}
 
-    The highest that was seen: a thread begins with the priority of its maker and lowers it first of all.
+
+def niceness_during(model: Model, others: set[int]) -> tuple[set[int], set[int]]:
+    """Nice values of the threads that compute for a forward's sake, and of those that called and watched.
+
+    The highest that was seen: a thread begins with the priority of its maker and lowers it first of all. One that was
+    only seen before it had done anything does not count.
     """
     seen: dict[int, int] = {}
+    computed: set[int] = set()
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.is_set():
-            for thread, nice in niceness().items():
+            for thread, (nice, ticks) in threads_of_process().items():
                 seen[thread] = max(nice, seen.get(thread, -20))
+                if ticks > 0:
+                    computed.add(thread)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        for _ in range(3):
+        for _ in range(6):
             model.forward(PROMPT, logits="none")
     finally:
         stop.set()
         watcher.join()
     hosts = {threading.get_native_id(), watcher.native_id}
-    return {n for t, n in seen.items() if t not in hosts | others}, {seen[t] for t in seen if t in hosts}
+    return {n for t, n in seen.items() if t in computed - hosts - others}, {seen[t] for t in seen if t in hosts}
 
 
 @linux
