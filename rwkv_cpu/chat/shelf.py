@@ -151,9 +151,10 @@ class StateShelf:
 
     def _make_room(self, keep: int | None = None) -> None:
         while len(self._memory) > self._room:
-            key = next(k for k in list(self._memory) if k != keep)
-            state = self._memory.pop(key)
-            if key not in self._files and self._max_disk_bytes > 0:
+            key = next((k for k in list(self._memory) if k != keep), None)
+            # Python may collect garbage anywhere, and so forget slots here, in this very thread.
+            state = None if key is None else self._memory.pop(key, None)
+            if key is not None and state is not None and key not in self._files and self._max_disk_bytes > 0:
                 self._write(key, state, f"{key}.{secrets.token_hex(4)}.spilled")
 
     def _write(self, key: int, state: State, name: str) -> None:
@@ -176,8 +177,10 @@ class StateShelf:
         room = min(self._max_disk_bytes // self._state_bytes, len(self._files) + free // self._state_bytes)
         if len(self._files) >= room:
             for key in list(self._files)[1 : max(2, len(self._files) // 2) : 2]:
+                file = self._files.pop(key, None)  # forgotten meanwhile: as above
                 with contextlib.suppress(OSError):
-                    self._files.pop(key).unlink()
+                    if file is not None:
+                        file.unlink()
         return len(self._files) < room
 
     def _open_folder(self) -> Path:

@@ -49,8 +49,10 @@ MOST_TURNS = 12
 MOST_FORKS = 3
 # Small, so that states move to files and back all the time.
 LIMITS = {"snapshot_bytes": 2_000_000, "disk_bytes": 6_000_000}
-# What may grow from the second quarter to the last: the heap breathes with what the chats hold just then.
-GROWTH_BYTES = 16_000_000
+# What may grow from the second quarter to the last: the heap breathes with what the chats hold just then, and takes
+# about two minutes to be as large as it gets (115 to 118 MB after 15,000 and 31,000 acts); a state that leaks with each
+# of the thousands of acts of a minute is 0.3 MB.
+GROWTH_BYTES, GROWTH_AT_FIRST_BYTES, FIRST_SECONDS = 16_000_000, 40_000_000, 180
 SAMPLE_SECONDS = 0.5
 
 
@@ -247,7 +249,8 @@ def main() -> int:
         model.close()
     before, after = quarter(samples, 1, 1), quarter(samples, 3, 1)
     files_before, files_after = quarter(samples, 1, 2), quarter(samples, 3, 2)
-    if after - before > GROWTH_BYTES and not options.loose_memory:
+    allowed = GROWTH_BYTES if options.seconds > FIRST_SECONDS else GROWTH_AT_FIRST_BYTES
+    if after - before > allowed and not options.loose_memory:
         failures.append(f"memory grew from {before / 1e6:.1f} to {after / 1e6:.1f} MB")
     if files_after > files_before + 4:
         failures.append(f"open files grew from {files_before} to {files_after}")
