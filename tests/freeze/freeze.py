@@ -27,6 +27,13 @@ WAYS = {
     "onefile": ("PyInstaller", ["--onefile", "--windowed"], "onefile/headless"),
     "nuitka": ("nuitka", ["--standalone", "--include-package-data=rwkv_cpu"], "nuitka/headless.dist/headless.bin"),
 }
+# What the program never imports; Nuitka would compile all of it.
+UNUSED = [
+    *(f"rwkv_cpu.{part}" for part in ("cli", "terminal", "compat", "__pyinstaller", "server", "evaluation", "report")),
+    *(f"rwkv_cpu.{part}" for part in ("benchmark", "export")),
+    *("jinja2", "rich", "prompt_toolkit", "pygments", "click", "llguidance", "tokenizers", "matplotlib"),
+    *("numpy.f2py", "numpy.testing", "numpy.distutils", "numpy.typing", "pycparser", "setuptools"),
+]
 
 
 def freeze(way: str, folder: Path, environment: dict[str, str]) -> Path:
@@ -38,8 +45,8 @@ def freeze(way: str, folder: Path, environment: dict[str, str]) -> Path:
         common += ["--specpath", out]
     else:
         common = ["--assume-yes-for-downloads", "--quiet", f"--output-dir={out}", "--include-package=rwkv_cpu"]
-        common += [f"--nofollow-import-to=rwkv_cpu.{name}" for name in ("cli", "terminal", "compat", "__pyinstaller")]
-        common += ["--noinclude-default-mode=nofollow"]
+        common += [f"--nofollow-import-to={name}" for name in UNUSED]
+        common += ["--noinclude-default-mode=nofollow", "--lto=no"]
     command = [sys.executable, "-m", module, *arguments, *map(str, common), str(SCRIPT)]
     subprocess.run(command, env=environment, check=True)
     return folder / program
