@@ -141,10 +141,11 @@ def _program_folders() -> list[Path]:
     folders: list[Path] = []
     if getattr(sys, "frozen", False):  # PyInstaller, cx_Freeze, py2app
         folders.append(Path(sys.executable).resolve().parent)
-    # Nuitka gives the name to the modules it compiles: the folder of the program as the user sees it.
+    # Nuitka gives the name to the modules it compiles: the folder of the program as the user sees it, which is that
+    # around the program's own for one that is a folder.
     compiled = globals().get("__compiled__")
     if compiled is not None:
-        folders.append(Path(compiled.containing_dir))
+        folders += [Path(sys.argv[0]).resolve().parent, Path(compiled.containing_dir)]
     # A macOS bundle: Name.app/Contents/MacOS/name, with data in Resources.
     folders += [folder.parent / "Resources" for folder in folders if folder.name == "MacOS"]
     unpacked = getattr(sys, "_MEIPASS", None)
