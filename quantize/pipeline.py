@@ -21,13 +21,13 @@ import numpy as np
 from rwkv_cpu import engine
 from rwkv_cpu._version import __version__
 from rwkv_cpu.checkpoint import Checkpoint, files_of, open_checkpoint
-from rwkv_cpu.errors import ArgumentError, RwkvError
+from rwkv_cpu.errors import ArgumentError
 from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import ModelWriter, Place, build_header
 from rwkv_cpu.quantize.embed import NO_TOKENIZER, OPTIONAL, TokenizerBytes, find_tokenizer
 from rwkv_cpu.quantize.plan import Plan, make_plan, mix, recognise
 from rwkv_cpu.quantize.report import Report, Sensitivity
-from rwkv_cpu.quantize.workers import Output, Progress, Workers, out_of_memory, with_path
+from rwkv_cpu.quantize.workers import Output, Progress, Workers, converting
 from rwkv_cpu.tokenizer import from_bytes
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ def _pack_calibrated(
 ) -> NDArray[np.uint8]:
     from rwkv_cpu.quantize.calibrated import pack_calibrated, tensor_work
 
-    try:
+    with converting(checkpoint.path, info):
         packed = aligned_zeros(info.size_bytes)
         plain = info.with_format(engine.FORMAT_F32)
         values = aligned_zeros(engine.packed_bytes(plain))
@@ -377,10 +377,6 @@ def _pack_calibrated(
         weights = engine.unpack(plain, values)
         del values
         pack_calibrated(info, weights, hessian, packed, workers.cover)
-    except MemoryError as error:
-        raise out_of_memory(checkpoint.path, info) from error
-    except RwkvError as error:
-        raise with_path(error, checkpoint.path) from error
     progress.work(tensor_work(info) + info.size_bytes)
     return packed
 
@@ -388,15 +384,11 @@ def _pack_calibrated(
 def _source_of(checkpoint: Checkpoint, info: engine.TensorInfo) -> tuple[NDArray[Any], engine.Dtype]:
     """The tensor as the engine takes it: an array of its rows and columns as stored, and its dtype."""
     dtype = checkpoint.tensors[info.source].dtype
-    try:
+    with converting(checkpoint.path, info):
         array = checkpoint.read(info.source)
         if dtype == "f64":
             with np.errstate(over="ignore"):  # what becomes Inf is refused when packed, by name
                 array, dtype = array.astype(np.float32), "f32"
-    except MemoryError as error:
-        raise out_of_memory(checkpoint.path, info) from error
-    except RwkvError as error:
-        raise with_path(error, checkpoint.path) from error
     return array, cast("engine.Dtype", dtype)
 
 

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.quantize.checksums import joined_crc32
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.modelfile import ModelWriter
 
-__all__ = ["Output", "Progress", "Workers", "out_of_memory", "with_path"]
+__all__ = ["Output", "Progress", "Workers", "converting"]
 
 _WRITE_BYTES = 1 << 20  # small enough to be in the cache still when it is written after its checksum
 _MAX_WAITING_BYTES = 64 << 20
@@ -160,16 +161,12 @@ class Output:
         end: int,
     ) -> int:
         self._workers.check()
-        try:
+        with converting(self._checkpoint, info):
             if getattr(self._own, "buffer", np.empty(0)).nbytes < end - begin:
                 self._own.buffer = aligned_zeros(max(end - begin, _UNIT_BYTES))
             part = self._own.buffer[: end - begin]
             part[:] = 0
             engine.pack_part(info, source, dtype, first, last, part)
-        except MemoryError as error:
-            raise out_of_memory(self._checkpoint, info) from error
-        except RwkvError as error:
-            raise with_path(error, self._checkpoint) from error
         return self._write(info, begin, part)
 
     def _write(self, info: engine.TensorInfo, begin: int, packed: NDArray[np.uint8]) -> int:
@@ -183,19 +180,20 @@ class Output:
         return crc
 
 
-def out_of_memory(path: Path, info: engine.TensorInfo) -> OutOfMemory:
-    """What to raise instead of a MemoryError."""
-    return OutOfMemory(
-        f"{path}: out of memory while converting {info.name} ({info.size_bytes} bytes)",
-        hint="Close other programs and try again.",
-    )
-
-
-def with_path(error: RwkvError, path: Path) -> RwkvError:
-    """The same error, saying which file."""
-    if isinstance(error, Cancelled) or str(path) in str(error):
-        return error
-    return type(error)(f"{path}: {error}", hint=error.hint)
+@contextmanager
+def converting(path: Path, info: engine.TensorInfo) -> Iterator[None]:
+    """What goes wrong inside says which file and, where memory runs out, which tensor it was."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(
+            f"{path}: out of memory while converting {info.name} ({info.size_bytes} bytes)",
+            hint="Close other programs and try again.",
+        ) from error
+    except RwkvError as error:
+        if isinstance(error, Cancelled) or str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}", hint=error.hint) from error
 
 
 class Progress:
@@ -204,24 +202,20 @@ class Progress:
     def __init__(self, on_progress: Callable[[int, int], None] | None, total: int) -> None:
         self._on_progress = on_progress
         self._total = total
-        self._base = 0
+        self._done = 0
         self._last = 0.0
 
     def expect(self, work: int) -> None:
         """There is so much more to do."""
         self._total += work
 
-    def within(self, done: int) -> None:
-        """*done* bytes of the current tensor."""
+    def work(self, done: int) -> None:
+        """So much more is done."""
+        self._done += done
         now = time.monotonic()
         if self._on_progress is not None and now - self._last >= _PROGRESS_SECONDS:
             self._last = now
-            self._on_progress(min(self._base + done, self._total), self._total)
-
-    def work(self, done: int) -> None:
-        """So much more is done."""
-        self._base += done
-        self.within(0)
+            self._on_progress(min(self._done, self._total), self._total)
 
     def done(self) -> None:
         """All is written."""

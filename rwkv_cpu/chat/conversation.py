@@ -21,6 +21,7 @@ from rwkv_cpu.chat.shelf import StateShelf
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.chat.thoughts import think_mode
 from rwkv_cpu.errors import ArgumentError, Busy
+from rwkv_cpu.generation.repetition import WINDOW
 from rwkv_cpu.generation.sampling import SamplingParams
 from rwkv_cpu.generation.stop import StopMatcher
 
@@ -40,8 +41,6 @@ __all__ = ["Answer", "Chat", "Turn"]
 DEFAULT_MAX_TOKENS = 2048
 DEFAULT_SNAPSHOT_BYTES = 256_000_000
 DEFAULT_DISK_BYTES = 2_000_000_000
-# So many ids of the conversation are shown to DRY and to drafts.
-_LOOK_BACK = 16384
 
 
 class Chat:
@@ -493,8 +492,9 @@ class Chat:
             if self._recorder is not None:
                 self._recorder.asked(goal.parent, text)
             state, rest, n_read = read_goal(self.model, history, self._start, goal, stop_token, run.tell_progress)
+            # For DRY and drafts: what the prompt does not read again.
             before = np.array(goal.ids[: -len(rest)], np.uint32)
-            return state, rest, n_read, np.concatenate([history.last_ids(goal, _LOOK_BACK), before])
+            return state, rest, n_read, np.concatenate([history.last_ids(goal, WINDOW), before])
 
         def finish(outcome: Outcome | None) -> None:
             try:

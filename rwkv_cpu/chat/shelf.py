@@ -178,8 +178,8 @@ class StateShelf:
         if len(self._files) >= room:
             for key in list(self._files)[1 : max(2, len(self._files) // 2) : 2]:
                 file = self._files.pop(key, None)  # forgotten meanwhile: as above
-                with contextlib.suppress(OSError):
-                    if file is not None:
+                if file is not None:
+                    with contextlib.suppress(OSError):
                         file.unlink()
         return len(self._files) < room
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from rwkv_cpu.tokenizer.base import Tokenizer
 
-__all__ = ["FIRST_CHANCES", "Repetition", "SpacelessIds"]
+__all__ = ["FIRST_CHANCES", "WINDOW", "Repetition", "SpacelessIds"]
 
 # How far back the text is searched, how many of the last places are asked, and how long an agreement is counted.
-_WINDOW = 16384
+WINDOW = 16384
 _FIRST_ROOM = 1024
 _MOST_PLACES = 64
 _LONGEST_MATCH = 16
@@ -100,7 +100,7 @@ class Repetition:
             self._keys[self._n] = self._spaceless.of_one(tokens[0])
             self._n += 1
             return
-        new = np.array(tokens[-_WINDOW:], np.uint32)
+        new = np.array(tokens[-WINDOW:], np.uint32)
         self._make_room(len(new))
         end = self._n + len(new)
         self._ids[self._n : end] = new
@@ -111,8 +111,8 @@ class Repetition:
         needed = self._n + n_more
         if needed <= len(self._ids):
             return
-        kept = self._n if needed <= 2 * _WINDOW else min(self._n, 2 * _WINDOW - n_more, _WINDOW)
-        room = min(max(2 * len(self._ids), needed), 2 * _WINDOW)
+        kept = self._n if needed <= 2 * WINDOW else min(self._n, 2 * WINDOW - n_more, WINDOW)
+        room = min(max(2 * len(self._ids), needed), 2 * WINDOW)
         self._ids, self._keys = (_with_room(array[self._n - kept : self._n], room) for array in (self._ids, self._keys))
         self._n = kept
 
@@ -146,7 +146,7 @@ class Repetition:
 
     def _places(self) -> tuple[list[int], list[int]]:
         """Where the text's last token stood before, and how many tokens up to there agree with the text's end."""
-        first = max(0, self._n - _WINDOW)
+        first = max(0, self._n - WINDOW)
         keys = self._keys[first : self._n]
         if len(keys) < 2:
             return [], []

@@ -17,8 +17,10 @@ bool rwkvc_crew_waited(rwkvc_crew *crew, double began, double worked, double don
     crew->stalled += stall;
     if (crew->active == 1 || crew->stalled < STALLED) return false;
     bool in_vain = crew->grew && done - crew->changed < 2 * WINDOW;
-    if (!in_vain && crew->grew) crew->patience = PATIENCE;
-    if (in_vain) crew->patience = 2 * crew->patience < MOST_PATIENCE ? 2 * crew->patience : MOST_PATIENCE;
+    if (in_vain)
+        crew->patience = 2 * crew->patience < MOST_PATIENCE ? 2 * crew->patience : MOST_PATIENCE;
+    else if (crew->grew)
+        crew->patience = PATIENCE;
     crew->grew = false;
     crew->active -= in_vain ? 1 : 1 + crew->active / 8;
     crew->changed = crew->window = done;

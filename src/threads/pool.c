@@ -139,17 +139,23 @@ static void worker(void *arg) {
     }
 }
 
-static void wake_all(rwkvc_pool *pool, rwkvc_condition *condition) {
+static void wake_crew(rwkvc_pool *pool) {
     rwkvc_mutex_lock(&pool->mutex);
-    rwkvc_condition_broadcast(condition);
+    rwkvc_condition_broadcast(&pool->wake);
+    rwkvc_mutex_unlock(&pool->mutex);
+}
+
+static void wake_all(rwkvc_pool *pool) {
+    rwkvc_mutex_lock(&pool->mutex);
+    rwkvc_condition_broadcast(&pool->wake);
+    rwkvc_condition_broadcast(&pool->again);
     rwkvc_mutex_unlock(&pool->mutex);
 }
 
 /* A worker that no longer takes part finishes what it holds. */
 static void set_active(rwkvc_pool *pool) {
     atomic_store(&pool->active, pool->crew.active);
-    wake_all(pool, &pool->wake);
-    wake_all(pool, &pool->again);
+    wake_all(pool);
 }
 
 /* Until the last item is finished. */
@@ -185,7 +191,7 @@ bool rwkvc_parallel(rwkvc_pool *pool, uint32_t n_items, rwkvc_task task, void *a
     for (uint32_t i = 0; i < pool->n_ranges; i++)
         atomic_store_explicit(&pool->ranges[i].ticket, region | range_begin(n_items, pool->n_ranges, i),
                               memory_order_seq_cst);
-    if (atomic_load_explicit(&pool->sleepers, memory_order_seq_cst)) wake_all(pool, &pool->wake);
+    if (atomic_load_explicit(&pool->sleepers, memory_order_seq_cst)) wake_crew(pool);
     work(pool, 0);
     wait_for_others(pool, n_items, began);
     return !atomic_load_explicit(&pool->cancelled, memory_order_relaxed);
@@ -233,8 +239,7 @@ void rwkvc_pool_destroy(rwkvc_pool *pool) {
     if (!pool) return;
     if (!rwkvc_pool_forked(pool)) {
         atomic_store(&pool->stop, 1);
-        wake_all(pool, &pool->wake);
-        wake_all(pool, &pool->again);
+        wake_all(pool);
         for (uint32_t i = 0; i < pool->started; i++) rwkvc_thread_join(&pool->workers[i]);
         rwkvc_condition_destroy(&pool->wake);
         rwkvc_condition_destroy(&pool->again);

@@ -81,7 +81,7 @@ def test_a_long_text_is_searched_in_its_end_only(spaceless):
     assert [token for token, _ in text.guesses(2)] == [59992, 59993]
     text.append([2, 3])
     assert list(text.guesses(2)) == []
-    assert len(text._ids) == 2 * repetition._WINDOW
+    assert len(text._ids) == 2 * repetition.WINDOW
 
 
 @settings(max_examples=60)
