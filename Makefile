@@ -68,9 +68,9 @@ engine: $(VENV)/.engine
 chat: $(VENV)/.installed
 	@$(VENV)/bin/rwkv-cpu chat
 
-# A process for each core; tests that share something (a folder, a display) are marked as one xdist_group.
+# A process for each core, a file of tests at a time; what files share is made by one of them (tests/one_process.py).
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
-PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadgroup
+PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 test: $(VENV)/.engine
 	$(PYTEST) -m "not slow"
 

@@ -7,7 +7,6 @@ pytest's cache until a source changes.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -21,6 +20,7 @@ from cffi import FFI
 from setuptools import Distribution, Extension
 
 from rwkv_cpu import engine
+from tests.one_process import one_process
 
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
@@ -182,8 +182,7 @@ def inner(request: pytest.FixtureRequest) -> Any:
         pytest.skip("needs a C compiler")
     folder = Path(request.config.cache.mkdir("rwkv_cpu-engine"))  # type: ignore[union-attr]
     name = f"_inner_{_digest()}"
-    with (folder / "lock").open("w") as lock:  # the processes of pytest-xdist share what one of them builds
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_process(folder):
         built = sorted(folder.glob(f"{name}*.so")) or [_build(folder, name)]
     spec = importlib.util.spec_from_file_location(name, built[0])
     assert spec is not None

@@ -19,13 +19,10 @@ from tests.random_model import VERSIONS, build, usual_config
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.skipif(
-        platform.libc_ver()[0] != "glibc" or shutil.which("gcc") is None,
-        reason="needs gcc and glibc, to replace malloc",
-    ),
-    pytest.mark.xdist_group("allocations"),  # one program, compiled once
-]
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or shutil.which("gcc") is None,
+    reason="needs gcc and glibc, to replace malloc",
+)
 PRESETS = [n for n in ("f32", "f16", "q8", "q6", "q5", "q4") if engine.lib.rwkvc_format_by_name(n.encode()) >= 0]
 
 

@@ -11,15 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.one_process import one_process
+
 ROOT = Path(__file__).resolve().parents[2]
 LIB = ROOT / "build" / "lib"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make lib` and `make install` write into build/lib: one process at a time."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("library"))
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +24,8 @@ def library():
         pytest.skip("make lib is checked on Linux")
     if shutil.which("make") is None or shutil.which("cc") is None:
         pytest.skip("needs make and a C compiler")
-    run = subprocess.run(["make", "-j2", "lib"], cwd=ROOT, capture_output=True, text=True, check=False)
+    with one_process(LIB):
+        run = subprocess.run(["make", "-j2", "lib"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return LIB / "librwkv_cpu.so"
 
