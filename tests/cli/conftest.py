@@ -60,6 +60,13 @@ class Terminal:
     def type(self, text):
         self.process.send(text)
 
+    def say(self, text):
+        """Type it, see it, send it; until the prompt is there again. What comes then may be longer than the screen."""
+        self.type(text)
+        self.wait_for(f"> {text}")
+        self.type("\r")
+        self.wait_for_prompt()
+
     def lines(self):
         return [line.rstrip() for line in self.screen.display]
 

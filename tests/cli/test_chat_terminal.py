@@ -16,19 +16,13 @@ STUCK = (str(Path(__file__).parent / "stuck_chat.py"),)
 HELLO = "Hi! Nice to meet you. How can I help you?"
 
 
-def say(term, text):
-    term.type(text + ENTER)
-    term.wait_for(f"> {text}")
-    term.wait_for_prompt()
-
-
 def test_a_newcomer_says_hello_and_leaves(terminal):
     term = terminal("chat", "--temp", "0")
     term.wait_for_prompt()
     assert "Pip" in term.text()
     assert "rwkv-cpu chat FILE.pth" in term.text().replace("\n", " ")
     assert "/help" in term.text()
-    say(term, "Hello!")
+    term.say("Hello!")
     assert HELLO in term.lines()
     term.type(CTRL_D)
     assert term.exit_code() == 0
@@ -37,12 +31,12 @@ def test_a_newcomer_says_hello_and_leaves(terminal):
 def test_undo_forgets_and_retry_answers_again(terminal):
     term = terminal("chat", "--temp", "0")
     term.wait_for_prompt()
-    say(term, "My name is Ada.")
-    say(term, "What is my name?")
+    term.say("My name is Ada.")
+    term.say("What is my name?")
     term.wait_for("Your name is Ada.")
-    say(term, "/retry")
+    term.say("/retry")
     term.wait_for("Your name is Ada.", times=2)
-    say(term, "/undo 2")
+    term.say("/undo 2")
     term.wait_for("Taken back: My name is Ada.")
     term.type("What is my name?" + ENTER)
     term.wait_for("> What is my name?", times=2)
@@ -58,7 +52,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(terminal):
     term.type(CTRL_C)
     term.wait_for("(stopped)")
     term.wait_for_prompt()
-    say(term, "/show")
+    term.say("/show")
     assert term.text().count("Once there was a young robot") == 2
     term.type(CTRL_D)
     assert term.exit_code() == 0
@@ -73,7 +67,7 @@ def test_ctrl_c_stops_the_reading_of_a_message(terminal):
     term.wait_for("(stopped before the first word: not sent)")
     term.wait_for_prompt()
     assert "Reading" not in term.text()
-    say(term, "/show")
+    term.say("/show")
     term.wait_for("Nothing yet.")
 
 
@@ -98,7 +92,7 @@ def test_a_message_may_have_several_lines(terminal, between):
     term.wait_for("second line")
     term.type(ENTER)
     term.wait_for_prompt()
-    say(term, "/show")
+    term.say("/show")
     assert "> first line\nsecond line\n" in term.text()
 
 
@@ -106,7 +100,7 @@ def test_history_is_kept_between_runs_for_the_user_alone(terminal):
     first, second = terminal("chat"), terminal("chat", "--no-history")
     for term, message in ((first, "Are you there"), (second, "Nobody shall know")):
         term.wait_for_prompt()
-        say(term, message)
+        term.say(message)
         term.type(CTRL_D)
         assert term.exit_code() == 0
     third = terminal("chat")
@@ -123,18 +117,18 @@ def test_commands_complete_and_wrong_ones_get_the_nearest(terminal):
     term.wait_for("Take back the last question")
     term.type("\t" + ENTER)
     term.wait_for("the conversation has no turns yet")
-    say(term, "/rtry")
+    term.say("/rtry")
     term.wait_for("Did you mean /retry?")
-    say(term, "/set temperatur 1")
+    term.say("/set temperatur 1")
     term.wait_for("Did you mean temperature?")
 
 
 def test_no_color_has_no_colours(terminal):
     term = terminal("chat", "--temp", "0", env={"NO_COLOR": "1"})
     term.wait_for_prompt()
-    say(term, "Hello!")
-    say(term, "/help")
-    say(term, "/nope")
+    term.say("Hello!")
+    term.say("/help")
+    term.say("/nope")
     assert "\x1b[3" not in term.raw
     assert "\x1b[9" not in term.raw
 
@@ -155,7 +149,7 @@ def test_a_dumb_terminal_gets_plain_lines(terminal):
 def test_an_answer_wraps_at_words_in_a_narrow_terminal(terminal, rwkv):
     term = terminal("chat", "--temp", "0", columns=30, lines=60)
     term.wait_for_prompt()
-    say(term, "Tell me a story")
+    term.say("Tell me a story")
     answer = rwkv("chat", "--temp", "0", input="Tell me a story\n").stdout
     assert len(answer) > 100
     assert " ".join(answer.split()) in " ".join(term.text().split())

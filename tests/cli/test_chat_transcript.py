@@ -51,28 +51,22 @@ def scripted(terminal, tmp_path):
     return Scripted()
 
 
-def say(term, text):
-    term.type(text + ENTER)
-    term.wait_for(f"> {text}")
-    term.wait_for_prompt()
-
-
 def test_markdown_is_rendered_and_its_code_can_be_copied(scripted):
     term = scripted(CODE)
-    say(term, "Schreib es: Grüße, 日本語 🙂")
+    term.say("Schreib es: Grüße, 日本語 🙂")
     lines = term.lines()
     assert "Here it is:" in lines
     assert "print('Grüße 日本語')" in [line.replace("日 本 語", "日本語") for line in lines]
     assert "That is all." in lines
     assert "```" not in term.text()
     assert "\x1b[1mis" in term.raw
-    say(term, "/copy")
+    term.say("/copy")
     term.wait_for("Copied code, 1 line, through the terminal.")
     import base64
 
     sent = term.raw.partition("\x1b]52;c;")[2].partition("\x07")[0]
     assert base64.b64decode(sent).decode() == "print('Grüße 日本語')"
-    say(term, "/copy 2")
+    term.say("/copy 2")
     term.wait_for("no code block 2: the answer has 1")
 
 
@@ -88,7 +82,7 @@ def test_what_is_typed_while_it_streams_is_the_next_message(scripted):
     term.type(" Ja." + ENTER)
     term.wait_for("One two three four five.", times=2)
     term.wait_for_prompt()
-    say(term, "/show")
+    term.say("/show")
     term.wait_for("2> Wörter? Ja.")
 
 
@@ -101,7 +95,7 @@ def test_enter_and_a_paste_while_it_streams_send_what_was_typed(scripted):
     scripted.go()
     term.wait_for("One two three.", times=2)
     term.wait_for_prompt()
-    say(term, "/show")
+    term.say("/show")
     term.wait_for("2> first\nsecond")
 
 
@@ -115,7 +109,7 @@ def test_ctrl_c_stops_the_answer_and_the_terminal_is_as_before(scripted):
     assert "of context" not in term.text()
     assert term.raw.count("\x1b[?25l") > 0
     assert term.raw.rindex("\x1b[?25h") > term.raw.rindex("\x1b[?25l")
-    say(term, "/undo")
+    term.say("/undo")
     term.wait_for("Taken back: Count")
     term.type(CTRL_D)
     assert term.exit_code() == 0
@@ -123,13 +117,13 @@ def test_ctrl_c_stops_the_answer_and_the_terminal_is_as_before(scripted):
 
 def test_undo_retry_edit_and_branch(scripted):
     term = scripted("First answer.")
-    say(term, "one")
+    term.say("one")
     scripted.write("Second answer.")
-    say(term, "two")
+    term.say("two")
     scripted.write("Another answer.")
-    say(term, "/retry")
+    term.say("/retry")
     term.wait_for("Another answer.")
-    say(term, "three")
+    term.say("three")
     scripted.write("Edited answer.")
     term.type("/edit 2" + ENTER)
     term.wait_for("> /edit 2 two")
@@ -137,17 +131,17 @@ def test_undo_retry_edit_and_branch(scripted):
     term.wait_for("Edited answer.")
     term.wait_for("(what followed before: /branch main-2)")
     term.wait_for_prompt()
-    say(term, "/branch")
+    term.say("/branch")
     term.wait_for("main-2  3 turns")
-    say(term, "/branch main-2")
+    term.say("/branch main-2")
     term.wait_for("On branch main-2: 3 turns.")
-    say(term, "/undo 2")
+    term.say("/undo 2")
     term.wait_for("Taken back: two")
-    say(term, "/branch idea")
+    term.say("/branch idea")
     term.wait_for("A new branch idea from here")
-    say(term, "/edit 7 x")
+    term.say("/edit 7 x")
     term.wait_for("there is no turn 7: the conversation has 1")
-    say(term, "/branch -d main")
+    term.say("/branch -d main")
     term.wait_for("Deleted the branch main.")
 
 
@@ -163,21 +157,21 @@ def test_a_thought_is_dimmed_folds_away_and_can_be_read(scripted):
     term.wait_for_prompt()
     assert "First I think" not in term.text()
     assert "▸ thought for" in term.text()
-    say(term, "/thought")
+    term.say("/thought")
     term.wait_for("First I think about it.\nThen again.")
-    say(term, "/set thoughts show")
-    say(term, "Again")
+    term.say("/set thoughts show")
+    term.say("Again")
     term.wait_for("│ First I think about it.")
-    say(term, "/think off")
+    term.say("/think off")
     term.wait_for("think = off")
-    say(term, "/think maybe")
+    term.say("/think maybe")
     term.wait_for("think takes default, off, short, on, long, not 'maybe'")
 
 
 def test_history_can_be_searched(scripted):
     term = scripted("Yes.")
-    say(term, "a very special question")
-    say(term, "another one")
+    term.say("a very special question")
+    term.say("another one")
     term.type(CTRL_R + "special")
     term.wait_for("a very special question", times=2)
     term.type(ENTER)
@@ -187,7 +181,7 @@ def test_history_can_be_searched(scripted):
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_after_kill_nothing_is_lost_but_the_unfinished_answer(scripted):
     term = scripted("I remember.", "--session", "Früh am Morgen")
-    say(term, "My name is Zoë.")
+    term.say("My name is Zoë.")
     term.type(CTRL_D)
     assert term.exit_code() == 0
     term = scripted("One two three four.", "--session", "Früh am Morgen", hold=4)
@@ -203,17 +197,17 @@ def test_after_kill_nothing_is_lost_but_the_unfinished_answer(scripted):
     term.type(ENTER)
     term.wait_for("Once upon a time.")
     term.wait_for_prompt()
-    say(term, "/show")
+    term.say("/show")
     text = term.text()
     assert "1> My name is Zoë.\nI remember." in text
     assert "2> Tell me a story\nOnce upon a time." in text
-    say(term, "/sessions")
+    term.say("/sessions")
     term.wait_for("Früh am Morgen  2 turns  My name is Zoë.")
 
 
 def test_plain_shows_the_text_as_it_is(scripted):
     term = scripted(CODE, "--plain")
-    say(term, "Write it")
+    term.say("Write it")
     term.wait_for("```python")
     assert "Here it **is**:" in term.lines()
     assert "\x1b[?2026h" not in term.raw
@@ -222,7 +216,7 @@ def test_plain_shows_the_text_as_it_is(scripted):
 def test_a_long_answer_scrolls_and_every_line_is_written_once(scripted):
     text = "\n".join(f"- point {i} of the list" for i in range(60))
     term = scripted(text, lines=15)
-    say(term, "List it")
+    term.say("List it")
     shown = term.raw
     for i in range(40):
         assert shown.count(f"point {i} of the list") >= 1
