@@ -69,6 +69,7 @@ chat: $(VENV)/.installed
 	@$(VENV)/bin/rwkv-cpu chat
 
 # A process for each core, a file of tests at a time; what files share is made by one of them (tests/one_process.py).
+# Where one file has most of the tests, `--dist load` hands them out one by one.
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PYTEST = $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 test: $(VENV)/.engine
@@ -112,7 +113,7 @@ endef
 asan: $(VENV)/.developer
 	$(CHECK_ASAN)
 	$(ASAN_BUILD)
-	$(ASAN_RUN) $(PYTEST) -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
+	$(ASAN_RUN) $(PYTEST) --dist load -o pythonpath="$(ASAN)/lib ." -o cache_dir=$(ASAN)/cache -m "not slow" $(ASAN_TESTS)
 	gcc $(C_FLAGS) -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined tests/c/library.c \
 	  $$(find $(ASAN)/temp* -path '*/src/*.o') -o $(ASAN)/library -lm
 	$(PY) examples/demo_for_c.py $(ASAN)/demo-world.rwkv
@@ -157,7 +158,7 @@ $(TSAN)/pool_tsan: tests/c/pool_tsan.c $(C_SOURCES:src/%.c=$(TSAN)/objects/%.o)
 
 # What it needs and does not find is skipped, with the packages to install.
 cross: $(VENV)/.engine
-	$(PYTEST) tests/cross/test_cross.py
+	$(PYTEST) --dist load tests/cross/test_cross.py
 
 # Wheels for other systems come from zig, which has the headers and libraries of all of them.
 $(VENV)/.release: $(VENV)/.engine
