@@ -41,12 +41,27 @@ __all__ = [
 ]
 
 
+_BEGINNING, _END = 700, 200  # characters of a message too long to read
+
+
 class RwkvError(Exception):
-    """Base of all errors of this package; *hint* says what to do about it."""
+    """Base of all errors of this package; *hint* says what to do about it.
+
+    Messages quote what files say, also through the errors of other packages: control characters are escaped, so that
+    none reaches a terminal, and the middle of a long message is left out.
+    """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(_readable(message))
+        self.hint = _readable(hint)
+
+
+def _readable(text: str) -> str:
+    if len(text) > _BEGINNING + _END:
+        text = f"{text[:_BEGINNING]} … {text[-_END:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class ArgumentError(RwkvError, ValueError):

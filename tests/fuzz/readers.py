@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import hashlib
 import json
 import random
@@ -188,6 +189,7 @@ def _peak_bytes() -> int:
 
 def work(reader: str, folder: Path, seconds: float, seed: int) -> None:
     """The child's life."""
+    faulthandler.dump_traceback_later(seconds + _PATIENCE_SECONDS - 10, exit=True)  # says where it hangs
     worker = Worker(reader, folder, seed)
     worker.check_seeds()
     end = time.monotonic() + seconds
