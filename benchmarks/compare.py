@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import machine, tables
-from benchmarks.models import BITS, EQUAL, GGUF_BITS, Files, Weights
+from benchmarks.models import BITS, EQUAL, GGUF_BITS, Files, Weights, uncache
 from benchmarks.protocol import Worker, WorkerError
 from benchmarks.synthetic import SIZES
 
@@ -196,6 +196,8 @@ def summarise(
 def measure(options: argparse.Namespace, files: Files, weights: Weights) -> dict[str, Any]:
     """Everything about one set of weights."""
     found = programs(options, files, weights)
+    for path in {program.path for program in found}:
+        uncache(path)
     groups, left_out = groups_that_fit(found, machine.available_gb() * MEMORY_SHARE)
     result: dict[str, Any] = {"size": weights.size, "zeros": weights.zeros, "label": weights.label}
     result["left_out"] = left_out

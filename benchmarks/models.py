@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from rwkv_cpu import Model
 
-__all__ = ["BITS", "EQUAL", "GGUF_BITS", "Files", "Weights", "give_tokenizer"]
+__all__ = ["BITS", "EQUAL", "GGUF_BITS", "Files", "Weights", "give_tokenizer", "uncache"]
 
 VOCABULARY = HERE.parent / "rwkv_cpu" / "data" / "rwkv_vocab_v20230424.txt"
 
@@ -90,6 +91,21 @@ class Files:
         subprocess.run([self.peer_python, *map(str, command)], check=True)
         partial.rename(path)
         return path
+
+
+def uncache(path: Path) -> None:
+    """Take the file out of the system's page cache, so that it is read in anew as after a start of the machine.
+
+    How a file came into the cache decides the size of its pages there: written in small pieces it lies in small ones,
+    read in it lies in huge ones, where the file system has them (ext4 since Linux 6.16, xfs).
+    """
+    if hasattr(os, "posix_fadvise"):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
 
 
 def give_tokenizer(model: Model) -> None:
