@@ -172,28 +172,25 @@ VEC KERNEL(value_rows)
     return r;
 }
 
-/* Four inputs of one column: dot[parts] += products of as many times 16 rows. Of q8 four parts are 64 rows, of fewer bits
- * eight are 128, the first four those in a byte's low half. */
+/* Four inputs of one column: dot[parts] += products of as many times 16 rows. Four parts are 64 bytes of a q8 column;
+ * of fewer bits eight are, the first four the rows in a byte's low half. */
 LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(value_rows) * r, const uint8_t *place,
                                  const int8_t *values, vi *dot, const uint32_t parts) {
+    const uint32_t in_line = bits == 8 ? 4 : 8;
     uint64_t at[4];
     UNROLL for (int k = 0; k < 4; k++) at[k] = place[k] * r->size;
-    KERNEL(quads) q;
-    if (bits == 8) {
-        UNROLL for (uint32_t half = 0; half < parts / 4; half++) {
-            const uint8_t *rows = r->lines + 64 * half;
-            vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]), vb_load(rows + at[3]),
-                          q.line);
-            UNROLL for (uint32_t v = 0; v < 4; v++) dot[4 * half + v] =
-                vi_dot(dot[4 * half + v], vw_from(q.line[v]), values);
+    UNROLL for (uint32_t line = 0; line < parts / in_line; line++, dot += in_line) {
+        const uint8_t *rows = r->lines + 64 * line, *planes = r->planes + 16 * (bits - 4) * line;
+        KERNEL(quads) q;
+        vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]), vb_load(rows + at[3]), q.line);
+        if (bits == 8) {
+            UNROLL for (uint32_t v = 0; v < in_line; v++) dot[v] = vi_dot(dot[v], vw_from(q.line[v]), values);
+            continue;
         }
-        return;
+        UNROLL for (uint32_t k = 0; k < bits - 4; k++, planes += 16) q.plane[k] =
+            vb_zip(planes + at[0], planes + at[1], planes + at[2], planes + at[3]);
+        UNROLL for (uint32_t v = 0; v < in_line; v++) KERNEL(dot_quad)(bits, table, &q, v, values, dot + v, 1);
     }
-    vb_interleave(vb_load(r->lines + at[0]), vb_load(r->lines + at[1]), vb_load(r->lines + at[2]),
-                  vb_load(r->lines + at[3]), q.line);
-    UNROLL for (uint32_t k = 0; k < bits - 4; k++) q.plane[k] = vb_zip(
-        r->planes + at[0] + 16 * k, r->planes + at[1] + 16 * k, r->planes + at[2] + 16 * k, r->planes + at[3] + 16 * k);
-    UNROLL for (uint32_t v = 0; v < parts; v++) KERNEL(dot_quad)(bits, table, &q, v, values, dot + v, 1);
 }
 
 /* acc[parts] += one group of a column with `count` inputs; of no more than 4 * most, if that is not 0. quarters as in
@@ -201,7 +198,7 @@ LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(val
 LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * r,
                                   const rwkvc_q8_input *input, uint64_t at, uint32_t count, const float *quarters,
                                   vf *acc, const uint32_t parts, const uint32_t most) {
-    vi dot[8];
+    vi dot[16];
     const rwkvc_sparse_group *nonzero = &input->nonzero[at];
     const rwkvc_q8_scale *scale = &input->scales[at];
     UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, scale);
@@ -230,7 +227,7 @@ enum { VALUE_STEP = 4 };
 LONG_VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r, const rwkvc_q8_input *input,
                                  uint64_t at, uint32_t n, uint32_t steps, const float *quarters, float *sums,
                                  const uint32_t parts) {
-    vf acc[8];
+    vf acc[16];
     UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_load(sums + 16 * v);
     for (uint32_t step = 0; step < steps; step++, at += n) {
         uint32_t count = input->counts[at];
@@ -320,19 +317,26 @@ VEC void KERNEL(value_many)(const uint32_t bits, vb table, const uint8_t *panel,
     }
 }
 
-/* The same for one tile of columns at most, as the weights lie. */
+/* One group for one tile of columns at most, as the weights lie. Where a column has many inputs, as many rows at once as
+ * the registers hold sums for: the weights are then read nearly in order. */
 VEC void KERNEL(value_few)(const uint32_t bits, vb table, const uint8_t *panel, uint32_t height, uint32_t first_row,
-                           uint32_t rows, uint32_t g, uint32_t steps, const rwkvc_q8_input *input, float *sums) {
+                           uint32_t rows, uint32_t g, const rwkvc_q8_input *input, float *sums) {
     for (uint32_t t = 0; t < input->columns; t++, sums += rows) {
         uint64_t at = (uint64_t)g * input->columns + t;
-        uint32_t row = 0;
-        for (; row + RWKVC_VALUE_UNIT <= rows; row += RWKVC_VALUE_UNIT) {
+        const bool wide = RWKVC_WIDE_TILES && input->counts[at] > 8;
+        for (uint32_t row = 0; row < rows && input->counts[at];) {
             KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g);
-            KERNEL(value_part)(bits, table, r, input, at, input->columns, steps, NULL, sums + row, 8);
-        }
-        if (bits == 8 && row < rows) {
-            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g);
-            KERNEL(value_part)(bits, table, r, input, at, input->columns, steps, NULL, sums + row, 4);
+            float *to = sums + row;
+            if (wide && row + 2 * RWKVC_VALUE_UNIT <= rows) {
+                KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, to, 16);
+                row += 2 * RWKVC_VALUE_UNIT;
+            } else if (row + RWKVC_VALUE_UNIT <= rows) {
+                KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, to, 8);
+                row += RWKVC_VALUE_UNIT;
+            } else {
+                if (bits == 8) KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, to, 4);
+                break;
+            }
         }
     }
 }
@@ -340,18 +344,21 @@ VEC void KERNEL(value_few)(const uint32_t bits, vb table, const uint8_t *panel, 
 VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const uint8_t *book, uint32_t height,
                               uint32_t first_row, uint32_t rows, uint32_t groups, const rwkvc_q8_input *all,
                               float *sums) {
-    enum { AHEAD = 8 };                /* groups */
     const rwkvc_q8_input input = *all; /* no store can change a copy */
+    const bool few = input.columns <= input.tile;
+    /* Groups at a time, and how far ahead of them is prefetched. Few columns take little time between two groups: what is
+     * asked for at once must not be more than the processor can wait for (24 lines of 64 bytes on Zen 4). */
+    const uint32_t step = few ? 1 : VALUE_STEP, distance = few ? 4 : 8;
     vb table = bits == 4 ? vb_table(book) : vb_load(panel);
     for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += 16) vf_store(sums + i, vf_zero());
-    for (uint32_t g = 0; g < groups; g += VALUE_STEP) {
-        uint32_t steps = groups - g < VALUE_STEP ? groups - g : VALUE_STEP;
-        for (uint32_t ahead = g + AHEAD; ahead < g + AHEAD + steps && ahead < groups; ahead++) {
+    for (uint32_t g = 0; g < groups; g += step) {
+        uint32_t steps = groups - g < step ? groups - g : step;
+        for (uint32_t ahead = g + distance; ahead < g + distance + steps && ahead < groups; ahead++) {
             KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row, ahead);
             KERNEL(value_prefetch)(bits, &r, rows, ahead, &input);
         }
-        if (input.columns <= input.tile) {
-            KERNEL(value_few)(bits, table, panel, height, first_row, rows, g, steps, &input, sums);
+        if (few) {
+            KERNEL(value_few)(bits, table, panel, height, first_row, rows, g, &input, sums);
             continue;
         }
         for (uint32_t row = 0; row < rows; row += RWKVC_VALUE_UNIT) {
