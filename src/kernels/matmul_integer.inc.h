@@ -232,11 +232,11 @@ LONG_VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_row
     for (uint32_t step = 0; step < steps; step++, at += n) {
         uint32_t count = input->counts[at];
         const float *q = quarters ? quarters + step * 4 * RWKVC_VALUE_UNIT : NULL;
-        if (count > 8)
+        if (count > 8 || (count > 0 && parts == 4)) /* 64 rows at the end of few matrices: not worth more code */
             KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 0);
-        else if (count > 4)
+        else if (parts > 4 && count > 4)
             KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 2);
-        else if (count > 0)
+        else if (parts > 4 && count > 0)
             KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 1);
         r.lines += r.stride, r.planes += r.stride, r.scales += r.stride / 2;
     }
