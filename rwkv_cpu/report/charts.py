@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from rwkv_cpu.memory import human_bytes
+from rwkv_cpu.report.figures import LADDER
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -29,8 +32,9 @@ __all__ = [
     "tensor_grid",
 ]
 
-WIDTH, HEIGHT = 640.0, 340.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 18.0, 16.0, 46.0
+WIDTH, HEIGHT = 480.0, 290.0
+PHONE_LETTERS = 17.0  # page.css, where the plot is drawn small
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 18.0, 16.0, 52.0  # labels are up to PHONE_LETTERS high
 _LEAST = 1e-9  # below that a divergence is rounding
 _LEAST_SEEN = 1e-7  # of single tokens
 
@@ -81,6 +85,7 @@ class Curve(NamedTuple):
     path: str
     key: str  # the page's colour
     chosen: bool
+    text: str = ""  # shown when pointed at
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class GridRow(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Tensors by role and layer, with the range of their errors."""
+    """Tensors by role and layer, with the powers of ten that their errors lie between."""
 
     layers: list[int]
     rows: list[GridRow]
@@ -132,7 +137,7 @@ class Grid(NamedTuple):
 
 
 def divergence_over_bits(formats: Sequence[FormatFigures]) -> Plot:
-    """The formats without calibration as a curve, the file as a point."""
+    """The formats without calibration as a curve, the file as a point (on the curve, if it is one of them)."""
     bits = [one.bits_per_weight for one in formats]
     divergences = [max(one.kl_mean, _LEAST) for one in formats]
     x = Axis(math.floor(2 * min(bits) - 0.2) / 2, math.ceil(2 * max(bits) + 0.2) / 2, LEFT, WIDTH - RIGHT)
@@ -142,15 +147,17 @@ def divergence_over_bits(formats: Sequence[FormatFigures]) -> Plot:
         text = f"{_title(one)}: {one.bits_per_weight:.2f} bits per weight, KL {small(one.kl_mean, 2)}"
         label = "this file" if one.chosen else one.name
         points.append(Point(x.at(one.bits_per_weight), y.at(divergence), label, text, one.chosen, one.chosen))
-    line = sorted((point.x, point.y) for point in points if not point.chosen)
-    ticks = [Tick(x.at(step / 2), f"{step / 2:g}") for step in range(int(2 * x.first), int(2 * x.last) + 1, 2)]
+    plain = [one.calibration is None and one.name in LADDER for one in formats]
+    line = sorted((point.x, point.y) for point, on_it in zip(points, plain, strict=True) if on_it)
+    first, last = int(2 * x.first), int(2 * x.last)
+    ticks = [Tick(x.at(half / 2), f"{half / 2:g}") for half in range(first, last + 1, 2 * -(-(last - first) // 16))]
     points.sort(key=lambda point: point.chosen)  # the file is drawn last, over the others
     return Plot(ticks, y.decades(), points, [Curve("without calibration", _path(line), "q8", False)])
 
 
 def tails(figures: Figures) -> Plot:
     """For every format: which share of the tokens diverges more than so much."""
-    shares = [1 - q for q in figures.quantiles]
+    shares = [round(1 - q, 9) for q in figures.quantiles]
     every = [max(kl, _LEAST_SEEN) for one in figures.formats for kl in one.kl_quantiles]
     x = _decade_axis(every, begin=LEFT, end=WIDTH - RIGHT)
     y = Axis(min(shares), 1.0, HEIGHT - BOTTOM, TOP, logarithmic=True)
@@ -158,7 +165,9 @@ def tails(figures: Figures) -> Plot:
     for one in figures.formats:
         seen = [(kl, share) for kl, share in zip(one.kl_quantiles, shares, strict=True) if kl >= _LEAST_SEEN]
         line = [(x.at(kl), y.at(share)) for kl, share in seen or [(_LEAST_SEEN, shares[-1])]]
-        curves.append(Curve("this file" if one.chosen else one.name, _path(line), _key(one.name), one.chosen))
+        label = "this file" if one.chosen else one.name
+        text = f"{_title(one)}: half of the tokens above {small(one.kl_median)}, one in 100 above {small(one.kl_99)}"
+        curves.append(Curve(label, _path(line), _key(one.name), one.chosen, text))
     curves.sort(key=lambda curve: curve.chosen)
     y_ticks = [Tick(y.at(share), f"{100 * share:g} %") for share in (1.0, 0.1, 0.01, 0.001) if share >= y.first]
     return Plot(x.decades(), y_ticks, [], curves)
@@ -169,7 +178,7 @@ def tensor_grid(tensors: Sequence[TensorFigures]) -> Grid:
     lossy = [one for one in tensors if one.relative_error > 0 and one.cols > 1 and one.format != "f32"]
     layers = sorted({one.layer for one in lossy if one.layer is not None})
     errors = [one.relative_error for one in lossy] or [1e-6]
-    scale = Axis(min(errors) * 0.99, max(errors) * 1.01, 0.0, 1.0, logarithmic=True)
+    scale = _decade_axis(errors, begin=0.0, end=1.0)
     rows: dict[str, dict[int | None, Cell]] = {}
     for one in lossy:
         detail = (
@@ -182,7 +191,7 @@ def tensor_grid(tensors: Sequence[TensorFigures]) -> Grid:
         GridRow(role, [cells[None]] if None in cells else [cells.get(layer) for layer in layers])
         for role, cells in rows.items()
     ]
-    return Grid(layers, found, min(errors), max(errors))
+    return Grid(layers, found, scale.first, scale.last)
 
 
 def sensitivity_bars(sensitivity: Sequence[Sensitivity], tensors: Sequence[TensorFigures]) -> list[Bar]:
@@ -234,8 +243,8 @@ def size_parts(tensors: Sequence[TensorFigures], target_bytes: int) -> list[Bar]
         parts[name] += one.size_bytes
     parts["tokenizer, header"] = max(0, target_bytes - sum(parts.values()))
     return [
-        Bar(name, size / target_bytes, _megabytes(size), f"part{i}", note=f"{100 * size / target_bytes:.1f} %")
-        for i, (name, size) in enumerate(parts.items())
+        Bar(name, size / target_bytes, human_bytes(size), "plain", note=f"{100 * size / target_bytes:.1f} %")
+        for name, size in parts.items()
         if size
     ]
 
@@ -264,12 +273,8 @@ def _title(one: FormatFigures) -> str:
 
 
 def _key(name: str) -> str:
-    return name if name in ("q8", "q6", "q5", "q4") else "mixed"
+    return name if name in LADDER else "mixed"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -280,12 +280,13 @@ def _formats(
     given: Mapping[str, Any],
     stages: _Stages,
 ) -> list[FormatFigures]:
-    """The file that was made, then each format without calibration."""
+    """The file that was made, then each format without calibration, but for the one that it is itself."""
     exact = [reference.run(batch, logits=True) for batch in reference.batches(sequences)]
     judge = _Judge(list(reference.batches(sequences)), exact, given["threads"], stages.cancel)
     found = [judge.figures(made.target, made, chosen=True)]
-    for i, name in enumerate(LADDER, 1):
-        stages.tell("formats", i / (len(LADDER) + 1))
+    others = [name for name in LADDER if made.calibration or name != made.format]
+    for i, name in enumerate(others, 1):
+        stages.tell("formats", i / (len(others) + 1))
         with _temporary(made.target) as path:
             report = quantize(made.source, path, format=name, **given)
             found.append(judge.figures(path, report, chosen=False))

@@ -26,7 +26,11 @@
     }
     tip.textContent = target.getAttribute("data-tip");
     var box = target.getBoundingClientRect();
-    var x = box.left + box.width / 2 - tip.offsetWidth / 2;
+    var near = box.width > 120 && event.clientX ? event.clientX : box.left + box.width / 2;
+    if (box.height > 60 && event.clientY) {
+      box = { top: event.clientY - 6, bottom: event.clientY + 6 };
+    }
+    var x = near - tip.offsetWidth / 2;
     var y = box.top - tip.offsetHeight - 8;
     tip.style.left = Math.max(8, Math.min(x, window.innerWidth - tip.offsetWidth - 8)) + "px";
     tip.style.top = (y < 8 ? box.bottom + 8 : y) + "px";
@@ -34,4 +38,5 @@
   document.addEventListener("mouseover", show);
   document.addEventListener("focusin", show);
   document.addEventListener("click", show);
+  document.addEventListener("scroll", function () { tip.classList.remove("on"); }, true);
 })();

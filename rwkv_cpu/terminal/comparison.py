@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["as_text", "show"]
 
-# KL from so many nats on → style. The terminal's own colours, which read on light and on dark.
-_LEVELS = ((0.5, "bold red"), (0.1, "magenta"), (0.01, "cyan"), (0.0, ""))
+# KL from so many nats on → style. The terminal's own colours, which read on light and on dark; the lines under the
+# larger two are for eyes and terminals without colours, which get these two alone.
+_LEVELS = ((0.5, "bold underline red"), (0.1, "underline magenta"), (0.01, "cyan"), (0.0, ""))
+_COLOURLESS = tuple(level for level in _LEVELS if level[0] != 0.01)
 _MARK = "▶"
 _SIDE_BY_SIDE = 72  # columns; narrower terminals get one below the other
 _MAX_DISAGREEMENTS = 8
+_Levels: TypeAlias = "tuple[tuple[float, str], ...]"
+_Row: TypeAlias = "tuple[int, str, str, str]"  # which token, its KL, the likeliest of both models
 
 
 def show(found: Sequence[Continuations], names: tuple[str, str]) -> None:
@@ -38,7 +42,7 @@ def show(found: Sequence[Continuations], names: tuple[str, str]) -> None:
     for i, one in enumerate(found):
         if i:
             console.print()
-        console.print(_drawn(one, names, console.width))
+        console.print(_drawn(one, names, console.width, _COLOURLESS if console.no_color else _LEVELS))
 
 
 def as_text(found: Sequence[Continuations], names: tuple[str, str]) -> str:
@@ -46,11 +50,11 @@ def as_text(found: Sequence[Continuations], names: tuple[str, str]) -> str:
     return "\n".join(_plain(one, names) for one in found)
 
 
-def _drawn(one: Continuations, names: tuple[str, str], width: int) -> Group:
+def _drawn(one: Continuations, names: tuple[str, str], width: int, levels: _Levels) -> Group:
     parts: list[RenderableType] = []
     if one.prompt:
         parts.append(Text.assemble(("prompt  ", "dim"), (harmless(one.prompt), "bold")))
-    first, second = _own(one), _other(one)
+    first, second = _own(one, levels), _other(one)
     heads = [Text(harmless(name), style="bold underline") for name in names]
     if width >= _SIDE_BY_SIDE:
         table = Table(box=None, expand=True, padding=(0, 2, 0, 0), show_header=False)
@@ -63,25 +67,28 @@ def _drawn(one: Continuations, names: tuple[str, str], width: int) -> Group:
         parts += [heads[0], first, heads[1], second]
     parts.append(Text(""))
     parts.append(Text(_verdict(one)))
-    parts.append(_legend())
-    if rows := _disagreements(one):
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for column in range(4):
-            table.add_column(no_wrap=column < 2)
-        table.add_row(Text(""), Text(""), *(Text(harmless(name), style="underline") for name in names))
-        for place, kl, ours, theirs in rows:
-            table.add_row(Text(place, style="dim"), Text(kl), Text(ours), Text(theirs))
-        parts.append(Text("Where they would choose differently:", style="dim"))
-        parts.append(table)
+    parts.append(_legend(levels))
+    rows = _disagreements(one)
+    if rows:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for head in ("token", "KL"):
+            table.add_column(head, no_wrap=True, justify="right")
+        for name in names:
+            table.add_column(Text(harmless(name)))
+        for place, kl, ours, theirs in rows[:_MAX_DISAGREEMENTS]:
+            table.add_row(str(place), kl, Text(ours), Text(theirs))
+        parts += [Text("\nWhere they would choose differently:", style="dim"), table]
+    if len(rows) > _MAX_DISAGREEMENTS:
+        parts.append(Text(_more(rows), style="dim"))
     return Group(*parts)
 
 
-def _own(one: Continuations) -> Text:
+def _own(one: Continuations, levels: _Levels) -> Text:
     text = Text()
     for i, token in enumerate(one.tokens):
         if i == one.divergence:
             text.append(_MARK, style="bold red")
-        text.append(harmless(token.text), style=next(style for least, style in _LEVELS if token.kl >= least))
+        text.append(harmless(token.text), style=next(style for least, style in levels if token.kl >= least))
     if len(one.tokens) == one.divergence:
         text.append(_MARK, style="bold red")
     return text
@@ -98,12 +105,11 @@ def _other(one: Continuations) -> Text:
     return text
 
 
-def _legend() -> Text:
-    text = Text("KL, nats: ", style="dim")
-    text.append("below 0.01", style="")
-    for (least, style), word in zip(reversed(_LEVELS[:-1]), ("from", "from", "from"), strict=True):
+def _legend(levels: _Levels) -> Text:
+    text = Text.assemble(("KL, nats: ", "dim"), f"below {levels[-2][0]:g}")
+    for least, style in reversed(levels[:-1]):
         text.append("  ")
-        text.append(f"{word} {least:g}", style=style)
+        text.append(f"from {least:g}", style=style)
     return text
 
 
@@ -118,14 +124,16 @@ def _verdict(one: Continuations) -> str:
     )
 
 
-def _disagreements(one: Continuations) -> list[tuple[str, str, str, str]]:
-    rows = [
-        (f"token {i + 1}", f"KL {token.kl:.2g}", _options(token.first), _options(token.second))
-        for i, token in enumerate(one.tokens)
+def _disagreements(one: Continuations) -> list[_Row]:
+    return [
+        (i, f"{token.kl:.2g}", _options(token.first), _options(token.second))
+        for i, token in enumerate(one.tokens, 1)
         if token.first
     ]
-    more = len(rows) - _MAX_DISAGREEMENTS
-    return rows[:_MAX_DISAGREEMENTS] + ([(f"{more} more", "", "", "")] if more > 0 else [])
+
+
+def _more(rows: Sequence[_Row]) -> str:
+    return f"and at {len(rows) - _MAX_DISAGREEMENTS} more tokens; --json has them all"
 
 
 def _options(options: Sequence[Alternative]) -> str:
@@ -142,5 +150,8 @@ def _plain(one: Continuations, names: tuple[str, str]) -> str:
     first = "".join((_MARK if i == one.divergence else "") + token.text for i, token in enumerate(one.tokens))
     second = "".join((_MARK if i == one.divergence else "") + piece for i, piece in enumerate(one.other_texts))
     lines = [f"prompt: {one.prompt}", f"--- {names[0]}", first, f"--- {names[1]}", second, f"--- {_verdict(one)}"]
-    lines += [f"{place}: {kl}: {ours} | {theirs}" for place, kl, ours, theirs in _disagreements(one)]
+    rows = _disagreements(one)
+    lines += [f"token {place}: KL {kl}: {ours} | {theirs}" for place, kl, ours, theirs in rows[:_MAX_DISAGREEMENTS]]
+    if len(rows) > _MAX_DISAGREEMENTS:
+        lines.append(_more(rows))
     return "\n".join(lines) + "\n"

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import io
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rwkv_cpu import Model
 from rwkv_cpu.errors import ArgumentError, Cancelled
 from rwkv_cpu.evaluation.continuations import compare_continuations
 from rwkv_cpu.loading import bundled_model
-from rwkv_cpu.terminal.comparison import as_text
+from rwkv_cpu.terminal import comparison
 from tests.pth_writer import rwkv7_tensors, write_checkpoint
 
 if TYPE_CHECKING:
@@ -97,7 +100,21 @@ def test_it_can_be_cancelled(models: tuple[Model, Model]) -> None:
 
 def test_plain_text_marks_where_they_part(models: tuple[Model, Model]) -> None:
     found = compare_continuations(*models, PROMPT, tokens=8)
-    text = as_text([found, found], ("a", "b"))
+    text = comparison.as_text([found, found], ("a", "b"))
     assert text.count("▶") == 4
     assert f"they part at token {(found.divergence or 0) + 1}" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("colourless", [False, True])
+def test_levels_can_be_told_apart_without_colours(models: tuple[Model, Model], colourless: bool) -> None:
+    """Every level of the legend is drawn in its own way; without colours by lines and weight alone."""
+    found = compare_continuations(*models, PROMPT, tokens=20)
+    levels = comparison._COLOURLESS if colourless else comparison._LEVELS
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=80, no_color=colourless)
+    console.print(comparison._drawn(found, ("a.rwkv", "b.rwkv"), console.width, levels))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    codes = re.findall(r"\x1b\[([\d;]+)mfrom ", shown)
+    assert len(codes) == len(set(codes)) == len(levels) - 1
+    assert any(re.search(r"\b3[1-7]\b", code) for code in codes) != colourless
+    assert f"and at {sum(bool(token.first) for token in found.tokens) - 8} more tokens" in shown

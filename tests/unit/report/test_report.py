@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,11 +84,10 @@ def test_figures_are_what_numpy_finds(checkpoint: Path, tmp_path: Path, measured
     quantize(checkpoint, tmp_path / "exact.rwkv", format="f32", tokenizer="none")
     chosen, *others = measured.formats
     assert chosen.chosen
-    assert [one.name for one in others] == ["q8", "q6", "q5", "q4"]
+    assert [one.name for one in others] == ["q8", "q6", "q4"]  # the file itself is the q5 without calibration
     assert not any(one.chosen for one in others)
-    divergences = [one.kl_mean for one in others]
+    divergences = [others[0].kl_mean, others[1].kl_mean, chosen.kl_mean, others[2].kl_mean]
     assert divergences == sorted(divergences)
-    assert chosen.kl_mean == pytest.approx(others[2].kl_mean)  # the same bytes, by another name
     by_name = {one.name: one for one in measured.tensors}
     assert by_name["emb.weight"].format == "q6"
     assert by_name["blocks.1.ffn.key.weight"].bits_per_weight == pytest.approx(5.5, abs=0.1)
@@ -106,6 +107,7 @@ def test_figures_are_what_numpy_finds(checkpoint: Path, tmp_path: Path, measured
 def test_the_sensitivity_of_a_mixture_is_the_one_that_decided(checkpoint: Path, tmp_path: Path) -> None:
     made = quantize(checkpoint, tmp_path / "m.rwkv", bits=6.5, tokenizer="none")
     found = measure(made, {})
+    assert [one.name for one in found.formats] == ["mixed", "q8", "q6", "q5", "q4"]
     assert found.measured_for_mixture
     assert found.sensitivity == made.sensitivity
     assert made.sensitivity
@@ -201,6 +203,56 @@ def test_a_directory_that_cannot_be_is_said_before_the_work(checkpoint: Path, tm
 @pytest.mark.parametrize(("number", "text"), [(0.00056, "5.6×10⁻⁴"), (1.0, "1.0×10⁰"), (0.0, "0")])
 def test_small_numbers(number: float, text: str) -> None:
     assert charts.small(number) == text
+
+
+@pytest.mark.parametrize("bits", [4.75, 8.5, 16.0, 32.0])
+def test_labels_of_plots_have_room_on_a_phone(measured: figures.Figures, bits: float) -> None:
+    """Letters of PHONE_LETTERS, at most 0.65 as wide: labels end inside the plot and do not run into each other."""
+    assert f"svg text {{ font-size: {charts.PHONE_LETTERS:g}px; }}" in render(measured)
+    formats = [dataclasses.replace(one, bits_per_weight=bits if one.chosen else 6.0) for one in measured.formats]
+    for plot in (charts.divergence_over_bits(formats), charts.tails(measured)):
+        widths = [0.65 * charts.PHONE_LETTERS * len(tick.label) for tick in plot.x_ticks]
+        gaps = [after.at - tick.at for tick, after in itertools.pairwise(plot.x_ticks)]
+        assert all(width < gap for width, gap in zip(widths, gaps, strict=False))
+        assert len(plot.x_ticks) >= 2
+        assert all(0.65 * charts.PHONE_LETTERS * len(tick.label) < plot.left for tick in plot.y_ticks)
+        assert plot.y_ticks[-1].at in (plot.top, plot.bottom)  # the axis is labelled to its end
+
+
+def test_curves_say_what_they_are_when_pointed_at(measured: figures.Figures) -> None:
+    curves = charts.tails(measured).curves
+    found = Page(render(measured))
+    assert curves[-1].text.startswith("this file (q5): half of the tokens above")
+    assert {curve.text for curve in curves} <= {value for name, value in found.attributes if name == "data-tip"}
+
+
+def test_errors_that_are_alike_look_alike(measured: figures.Figures) -> None:
+    """Colours go over whole powers of ten, not from the least error to the next."""
+    alike = [dataclasses.replace(one, relative_error=2e-5 * (1 + i / 1e4)) for i, one in enumerate(measured.tensors)]
+    grid = charts.tensor_grid(alike)
+    assert (grid.least, grid.most) == (pytest.approx(1e-5), pytest.approx(1e-4))
+    heats = [cell.heat for row in grid.rows for cell in row.cells if cell]
+    assert max(heats) - min(heats) < 0.02
+
+
+def test_a_file_that_is_a_point_of_the_curve_lies_on_it(measured: figures.Figures) -> None:
+    plot = charts.divergence_over_bits(measured.formats)
+    file = next(point for point in plot.points if point.chosen)
+    assert f"{file.x:g} {file.y:g}" in plot.curves[0].path
+    calibrated = [dataclasses.replace(one, calibration="default" if one.chosen else None) for one in measured.formats]
+    assert f"{file.x:g} {file.y:g}" not in charts.divergence_over_bits(calibrated).curves[0].path
+
+
+def test_every_class_of_the_page_is_styled(measured: figures.Figures) -> None:
+    """And no rule is for a class that no page has, but for those of formats."""
+    page = render(measured)
+    used = {word for name, value in Page(page).attributes if name == "class" for word in (value or "").split()}
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    ruled = set(re.findall(r"\.([a-z][\w-]*)(?=[\s.,:{>])", style)) - {"on"}  # set by the script
+    names = (*figures.LADDER, "mixed", "chosen", "plain", "spread")
+    formats = {f"{kind}-{name}" for kind in "cf" for name in names}
+    assert used <= ruled
+    assert ruled - used <= formats
 
 
 def test_plots_bear_odd_figures(measured: figures.Figures) -> None:
