@@ -17,7 +17,6 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QCloseEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QApplication,
-    QComboBox,
     QFrame,
     QHBoxLayout,
     QInputDialog,
@@ -31,7 +30,7 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )  # fmt: skip
-from widgets import Bubble, Entry
+from widgets import Bubble, Choice, Entry
 
 from rwkv_cpu.chat import Chat
 from rwkv_cpu.chat.sessions import list_sessions
@@ -87,9 +86,10 @@ class Window(QWidget):
         self.talks.itemClicked.connect(lambda item: self.choose(item.text()))
         column.addWidget(self.talks, 1)
         column.addWidget(QLabel("Model, and memory it needs", objectName="dim"))
-        self.models = QComboBox()
+        self.models = Choice(placeholderText="none")
         for choice in model_choices():
             self.models.addItem(choice.label, choice.name)
+        self.models.setCurrentIndex(-1)
         self.models.activated.connect(lambda i: self.load(self.models.itemData(i)))
         column.addWidget(self.models)
         column.addWidget(self.button("Light / dark", self.turn))
@@ -97,7 +97,7 @@ class Window(QWidget):
 
     def build_talk(self) -> QVBoxLayout:
         column = QVBoxLayout(spacing=10)
-        column.setContentsMargins(18, 0, 18, 16)
+        column.setContentsMargins(18, 0, 18, 8)
         inner = QWidget()
         self.talk = QVBoxLayout(inner, spacing=10)
         self.talk.setContentsMargins(4, 18, 10, 8)
@@ -114,12 +114,10 @@ class Window(QWidget):
         self.buttons = {name: self.button(name, act) for name, act in acts.items()}
         for button in self.buttons.values():
             row.addWidget(button)
-        self.branches = QComboBox(minimumWidth=130)
+        self.branches = Choice(minimumWidth=130)
         self.branches.textActivated.connect(lambda name: self.act(lambda: self.chat.switch(name)))
         row.addWidget(self.branches)
         row.addStretch(1)
-        self.status = QLabel(objectName="dim")
-        row.addWidget(self.status)
         column.addLayout(row)
         self.progress = QProgressBar(maximum=1000, textVisible=False, maximumHeight=3)
         column.addWidget(self.progress)
@@ -135,6 +133,8 @@ class Window(QWidget):
         self.go.setFixedWidth(84)
         row.addWidget(self.go)
         column.addLayout(row)
+        self.status = QLabel(objectName="dim", alignment=Qt.AlignmentFlag.AlignRight)
+        column.addWidget(self.status)
         return column
 
     def button(self, text: str, act: Callable[[], object], name: str = "") -> QPushButton:
@@ -167,10 +167,12 @@ class Window(QWidget):
 
     def refresh(self) -> None:
         self.clear()
+        if not self.desk.chat:
+            return self.add("No model is loaded. Choose one on the left.", "note")
         for i, turn in enumerate(self.chat.turns):
             self.add(turn.user, "user", i)
             self.add(turn.text, "answer")
-        if not self.bubbles:
+        if not self.chat.turns:
             self.add("Ask something. Everything stays on this computer.", "note")
         self.branches.clear()
         self.branches.addItems(list(self.chat.branches))
@@ -206,20 +208,25 @@ class Window(QWidget):
 
     def show_event(self, event: DeskEvent) -> None:
         self.progress.setValue(int(1000 * (progress_of(event) or 0)))
+        self.status.setText("" if event.kind == "failed" and event.hint else status_of(event))
         if event.kind == "text":
             if self.bubbles[-1].objectName() != "answer":
-                self.add("", "answer")
-            self.bubbles[-1].setText(self.bubbles[-1].text() + event.text)
-            self.bubbles[-1].fit(self.room)
+                self.add(event.text, "answer")
+            else:
+                self.bubbles[-1].setText(self.bubbles[-1].text() + event.text)
+                self.bubbles[-1].fit(self.room)
             return
-        self.status.setText(status_of(event))
         if event.kind == "ready":
-            self.models.setCurrentIndex(self.models.findData(self.desk.model.path.stem))
+            path = self.desk.model.path
+            if self.models.findText(path.stem) < 0 and self.models.findData(path.stem) < 0:
+                self.models.addItem(path.stem, str(path))
+            self.models.setCurrentIndex(max(self.models.findData(path.stem), self.models.findText(path.stem)))
             self.setWindowTitle(f"{self.chat.session} – rwkv_cpu")
-        if event.kind in ("ready", "done", "failed") and self.desk.chat:
+        if event.kind in ("ready", "done", "failed"):
             self.refresh()
-        if event.kind == "failed" and event.hint:
-            QMessageBox.warning(self, "rwkv_cpu", f"{event.message}\n\n{event.hint}")
+        if event.kind == "failed" and event.hint:  # when the buttons say already that nothing is going on
+            words = f"{event.message}\n\n{event.hint}"
+            QTimer.singleShot(0, self, lambda: QMessageBox.warning(self, "rwkv_cpu", words))
 
     # ---------------------------------------------------------------------------------- what users do
 

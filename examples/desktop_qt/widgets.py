@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Qt does not have ready: a message, and an entry that sends."""
+"""What Qt does not have ready: a message, a choice with an arrow, and an entry that sends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QKeyEvent, QMouseEvent
-from PySide6.QtWidgets import QLabel, QPlainTextEdit
+from PySide6.QtCore import QPoint, Qt, Signal
+from PySide6.QtGui import QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import QComboBox, QLabel, QPlainTextEdit
 
 # Longer messages are shown without their middle: laying them out takes a label too long.
 LONG = 4000
@@ -32,12 +32,24 @@ class Bubble(QLabel):
         self.ensurePolished()  # the style sheet's font
         lines = self.text().split("\n")
         width = min(room, max(self.fontMetrics().horizontalAdvance(line) for line in lines) + 44)
-        self.setFixedSize(width, self.heightForWidth(width))
+        self.setFixedSize(width, max(self.heightForWidth(width), self.fontMetrics().height() + 20))
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         super().mouseReleaseEvent(event)
         if self.on_click:
             self.on_click()
+
+
+class Choice(QComboBox):
+    """With an arrow in the text's colour: a style sheet takes the system's away."""
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        super().paintEvent(event)
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(self.palette().text().color(), 1.5))
+        x, y = self.width() - 18, self.height() // 2
+        painter.drawPolyline([QPoint(x - 4, y - 2), QPoint(x, y + 2), QPoint(x + 4, y - 2)])
 
 
 class Entry(QPlainTextEdit):

@@ -77,19 +77,17 @@ class Window(tk.Tk):
     def build_talk(self) -> None:
         main = ttk.Frame(self)
         main.pack(side="left", fill="both", expand=True)
-        bottom = ttk.Frame(main, padding=(18, 8, 18, 16))
+        bottom = ttk.Frame(main, padding=(18, 8, 18, 6))
         bottom.pack(side="bottom", fill="x")
         bar = ttk.Frame(bottom)
         bar.pack(fill="x", pady=(0, 10))
         acts = {"Undo": self.undo, "Retry": self.retry, "Branch": self.branch}
-        self.buttons = {name: ttk.Button(bar, text=name, width=7, command=act) for name, act in acts.items()}
+        self.buttons = {name: ttk.Button(bar, text=name, width=0, command=act) for name, act in acts.items()}
         for button in self.buttons.values():
             button.pack(side="left", padx=(0, 6))
-        self.branches = ttk.Combobox(bar, state="readonly", width=14)
+        self.branches = ttk.Combobox(bar, state="readonly", width=10)
         self.branches.bind("<<ComboboxSelected>>", lambda _: self.act(lambda: self.chat.switch(self.branches.get())))
         self.branches.pack(side="left")
-        self.status = ttk.Label(bar, style="Dim.TLabel")
-        self.status.pack(side="right")
         self.progress = ttk.Progressbar(bottom, maximum=1.0)
         self.progress.pack(fill="x", pady=(0, 10))
         row = ttk.Frame(bottom)
@@ -103,6 +101,8 @@ class Window(tk.Tk):
         self.entry.bind("<Escape>", lambda _: self.desk.cancel())
         self.go = ttk.Button(row, text="Send", command=self.send_or_stop, style="Accent.TButton", width=7)
         self.go.pack(side="left", fill="y", padx=(10, 0))
+        self.status = ttk.Label(bottom, style="Dim.TLabel", anchor="e")
+        self.status.pack(fill="x", pady=(6, 0))
         scroll = ttk.Scrollbar(main)
         scroll.pack(side="right", fill="y")
         self.talk = tk.Text(main, wrap="word", font=self.font, borderwidth=0, highlightthickness=0, state="disabled")
@@ -112,7 +112,7 @@ class Window(tk.Tk):
         self.talk.tag_configure("user", lmargin1=16, lmargin2=16, rmargin=16, spacing1=10, spacing3=10)
         self.talk.tag_configure("answer", lmargin1=16, lmargin2=16, rmargin=16, spacing1=5, spacing3=5)
         self.talk.tag_configure("gap", font=(self.font.actual("family"), 5))
-        self.talk.tag_configure("note", justify="center", spacing1=160)
+        self.talk.tag_configure("note", justify="center", spacing1=90)
         self.entry.focus_set()
 
     def paint(self) -> None:
@@ -154,6 +154,8 @@ class Window(tk.Tk):
 
     def refresh(self) -> None:
         self.clear()
+        if not self.desk.chat:
+            return self.append("No model is loaded. Choose one on the left.", "note")
         for i, turn in enumerate(self.chat.turns):
             self.show_question(turn.user, i)
             self.append(f"{turn.text}\n", "answer")
@@ -203,8 +205,7 @@ class Window(tk.Tk):
 
     def show(self, event: DeskEvent) -> None:
         self.progress.configure(value=progress_of(event) or 0)
-        if event.kind != "text":
-            self.status.configure(text=status_of(event))
+        self.status.configure(text="" if event.kind == "failed" and event.hint else status_of(event))
         if event.kind == "text":
             self.append(event.text, "answer")
         elif event.kind == "done":
@@ -214,8 +215,10 @@ class Window(tk.Tk):
             self.models.set(next((choice.label for choice in self.choices if choice.name == name), name))
             self.title(f"{self.chat.session} – rwkv_cpu")
             self.refresh()
-        elif event.kind == "failed" and event.hint:
-            messagebox.showerror("rwkv_cpu", event.message, detail=event.hint, parent=self)
+        elif event.kind == "failed":
+            self.refresh()
+            if event.hint:  # when the buttons say already that nothing is going on
+                self.after_idle(lambda: messagebox.showerror("rwkv_cpu", event.message, detail=event.hint, parent=self))
 
     # ---------------------------------------------------------------------------------- what users do
 
