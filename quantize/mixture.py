@@ -107,7 +107,7 @@ def tokens_to_run(
 
 
 def check_room(weights: Sequence[engine.TensorInfo], room_bytes: int, rest_bytes: int | None) -> None:
-    """Whether all fit in q4, before anything is measured. rest_bytes: of a file's size, what else is in it.
+    """Whether all fit in q4, before anything is measured. rest_bytes: of a file's size, all else that is in it.
 
     Raises: ArgumentError.
     """
@@ -118,7 +118,7 @@ def check_room(weights: Sequence[engine.TensorInfo], room_bytes: int, rest_bytes
     if rest_bytes is None:
         wanted, possible = f"{8 * room_bytes / numbers:.2f} bits per weight", f"{8 * least / numbers:.2f}"
     else:
-        wanted, possible = human_bytes(max(room_bytes + rest_bytes, 0)), human_bytes(least + rest_bytes)
+        wanted, possible = human_bytes(room_bytes + rest_bytes), human_bytes(least + rest_bytes)
     raise ArgumentError(
         f"this model cannot be made as small as {wanted}: with every matrix in q4 it has {possible}",
         hint="Ask for more, or use a smaller model.",

@@ -145,8 +145,7 @@ def quantize(
             foreseen = 0 if text is None else _foresee(reference, plan, progress)
             sequences = _sequences(reference, embedded, text, str(calibration), progress)
             if preset is None:
-                room = None if size_bytes is None else size_bytes - _TABLE_ROOM * (len(plan.all) + 1)
-                plan, found = _mixture(reference, sequences, plan, bits, room, progress)
+                plan, found = _mixture(reference, sequences, plan, bits, size_bytes, progress)
             if text is not None:
                 calibrator = _calibrator(reference, sequences, plan, progress, foreseen)
         calibrated_with = None if calibration is None else Path(calibration).name
@@ -280,7 +279,7 @@ def _mixture(
     from rwkv_cpu.quantize import mixture
 
     tensors = mixture.integer_tensors(plan.weights)
-    rest = plan.data_bytes - sum(info.size_bytes for info in tensors)
+    rest = plan.data_bytes - sum(info.size_bytes for info in tensors) + _TABLE_ROOM * (len(plan.all) + 1)
     if bits is not None:
         # The headers of books and the padding of small tensors are not held against it.
         room = int(bits * sum(info.rows * info.cols for info in tensors) / 8) + 64 * len(tensors)

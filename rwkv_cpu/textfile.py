@@ -17,7 +17,7 @@ __all__ = ["decoded", "read_text"]
 def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hint: str = "") -> str:
     """The text of a UTF-8 file, a byte order mark left out.
 
-    Args: max_bytes: refuse a larger one. hint: of its errors.
+    Args: max_bytes: refuse a larger one. hint: of its errors; default: what is usual about each.
     Raises: ModelNotFoundError: no such file. ArgumentError: not UTF-8 text, or too large. RwkvError: cannot be read.
     """
     path = Path(path)
@@ -26,7 +26,9 @@ def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hin
             raise ArgumentError(f"{path}: {path.stat().st_size} bytes are too many, at most {max_bytes}", hint=hint)
         raw = path.read_bytes()
     except FileNotFoundError as error:
-        raise ModelNotFoundError(f"{path}: no such file", hint=hint) from error
+        raise ModelNotFoundError(f"{path}: no such file", hint=hint or "Check the path.") from error
+    except IsADirectoryError as error:
+        raise RwkvError(f"{path}: this is a directory", hint=hint or "Name a text file in it.") from error
     except OSError as error:
         raise RwkvError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
     return decoded(raw, str(path), hint=hint)
@@ -34,6 +36,7 @@ def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hin
 
 def decoded(raw: bytes, where: str, *, hint: str = "") -> str:
     """Bytes as text. Raises: ArgumentError, which names *where* they come from and the first wrong byte."""
+    hint = hint or "Give a plain text in UTF-8."
     if (at := raw.find(b"\0")) >= 0:
         raise ArgumentError(f"{where}: this is a binary file (byte {at} is zero), not text", hint=hint)
     try:

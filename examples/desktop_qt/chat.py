@@ -168,7 +168,8 @@ class Window(QWidget):
     def refresh(self) -> None:
         self.clear()
         if not self.desk.chat:
-            return self.add("No model is loaded. Choose one on the left.", "note")
+            self.add("No model is loaded. Choose one on the left.", "note")
+            return
         for i, turn in enumerate(self.chat.turns):
             self.add(turn.user, "user", i)
             self.add(turn.text, "answer")

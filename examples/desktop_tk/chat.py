@@ -155,7 +155,8 @@ class Window(tk.Tk):
     def refresh(self) -> None:
         self.clear()
         if not self.desk.chat:
-            return self.append("No model is loaded. Choose one on the left.", "note")
+            self.append("No model is loaded. Choose one on the left.", "note")
+            return
         for i, turn in enumerate(self.chat.turns):
             self.show_question(turn.user, i)
             self.append(f"{turn.text}\n", "answer")

@@ -181,7 +181,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     if not stat.S_ISREG(file.stat().st_mode):
-        raise FormatError(f"{file}: this is not an ordinary file")
+        raise FormatError(f"{file}: this is not an ordinary file", hint="Name a file that /save or Chat.save() wrote.")
     if file.stat().st_size > _MAX_BYTES:
         raise FormatError(f"{file}: too large for a conversation file")
     try:

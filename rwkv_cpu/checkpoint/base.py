@@ -174,4 +174,4 @@ def open_container(path: str | Path) -> Checkpoint:
 
         return GgmfCheckpoint(path)
     description, hint = KINDS[kind]
-    raise UnsupportedModelError(f"{path}: this is {description}, which cannot be read as a checkpoint", hint=hint)
+    raise UnsupportedModelError(f"{path}: this is {description}, not a checkpoint that can be read", hint=hint)

@@ -21,7 +21,10 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 KINDS: dict[str, tuple[str, str]] = {
     "pth": ("a PyTorch checkpoint", ""),
     "pth-legacy": ("a PyTorch checkpoint in the layout before version 1.6", ""),
-    "rwkv": ("a .rwkv file, which is converted already", "Use it directly: it needs no conversion."),
+    "rwkv": (
+        "a .rwkv file already",
+        "Use it directly. For another format start from the checkpoint that it was made from.",
+    ),
     "safetensors": ("a safetensors file", ""),
     "directory": ("a directory with a model in it", ""),
     "gguf": ("a GGUF file", ""),
@@ -78,7 +81,7 @@ def _read_head(path: Path) -> tuple[int, bytes]:
         if stat.S_ISDIR(status.st_mode):
             raise FormatError(f"{path}: this is a directory, not a model file", hint="Name the file inside it.")
         if not stat.S_ISREG(status.st_mode):
-            raise FormatError(f"{path}: this is not an ordinary file")
+            raise FormatError(f"{path}: this is not an ordinary file", hint="Name the model's file.")
         with path.open("rb") as file:
             return status.st_size, file.read(_HEAD_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -23,6 +24,17 @@ EXIT_OK = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+# What to do about errors of the system, where the command knows nothing better.
+_SYSTEM_HINTS = {
+    errno.ENOENT: "Check the path; a relative one begins at the working directory.",
+    errno.ENOTDIR: "Check the path: a part of it is a file.",
+    errno.EISDIR: "This is a directory: name a file.",
+    errno.EACCES: "Check its permissions.",
+    errno.ENOSPC: "Make room on the disk, or write elsewhere.",
+}
+# click's words for options that are numbers
+_NO_NUMBER = re.compile(r"is not a valid (integer|float)( range)?\.")
 
 _PIPE_ERRORS = (errno.EPIPE, errno.EINVAL)  # EINVAL: Windows' word for a closed pipe
 
@@ -71,7 +83,7 @@ def run(command: Callable[[], object], *, debug: Callable[[], bool] = lambda: Fa
         code = EXIT_INTERRUPTED
     except OSError as error:
         if not _is_closed_pipe(error):
-            report(_os_error_text(error))
+            _report_os_error(error)
             code = EXIT_ERROR
         else:
             _forget_stdout()
@@ -91,7 +103,7 @@ def _run(command: Callable[[], object], debug: Callable[[], bool]) -> int:
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "rwkv-cpu"
         hint = getattr(error, "hint", "") or f"{where} --help lists what it takes"
-        report(error.format_message(), hint)
+        report(_NO_NUMBER.sub(_no_number, error.format_message()), hint)
         return EXIT_USAGE
     except CommandFailed as error:
         report(error.message, error.hint)
@@ -108,7 +120,7 @@ def _run(command: Callable[[], object], debug: Callable[[], bool]) -> int:
         if _is_closed_pipe(error):
             raise
         _debug_traceback(debug)
-        report(_os_error_text(error))
+        _report_os_error(error)
     except RecursionError:
         _debug_traceback(debug)
         report("the input is nested too deeply")
@@ -145,9 +157,14 @@ def _null_device(mode: str) -> TextIO:
     return Path(os.devnull).open(mode, encoding="utf-8")  # type: ignore[return-value]
 
 
-def _os_error_text(error: OSError) -> str:
+def _report_os_error(error: OSError) -> None:
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    text = f"{error.filename}: {reason}" if error.filename is not None else reason
+    report(text, _SYSTEM_HINTS.get(error.errno or 0, ""))
+
+
+def _no_number(found: re.Match[str]) -> str:
+    return "is not a whole number." if found[1] == "integer" else "is not a number."
 
 
 def _one_line(text: str) -> str:

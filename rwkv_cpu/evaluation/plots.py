@@ -74,9 +74,11 @@ def check(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     if path.suffix.lower() not in _KINDS:
-        raise ArgumentError(f"{path}: a plot's name ends in {', '.join(_KINDS)}")
+        raise ArgumentError(
+            f"{path}: a plot's name ends in {', '.join(_KINDS)}", hint="The ending says what it becomes."
+        )
     if not path.absolute().parent.is_dir():
-        raise ArgumentError(f"{path.parent}: no such folder")
+        raise ArgumentError(f"{path.parent}: no such folder", hint="Make it first.")
     _matplotlib()
 
 

@@ -193,7 +193,7 @@ def test_what_is_wrong_with_files_is_told(refused, text, demo_path, tmp_path, ma
     other = make_rwkv(format="q8")
     for options, says in [
         (("--text", str(tmp_path / "none.txt")), "no such file"),
-        (("--text", str(tmp_path)), "cannot be read"),
+        (("--text", str(tmp_path)), "this is a directory"),
         (("--text", str(binary)), "binary file (byte 2 is zero)"),
         (("--text", str(latin)), "not UTF-8 text (byte 1)"),
         (("--text", str(empty)), "the text is empty"),

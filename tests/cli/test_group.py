@@ -104,8 +104,8 @@ def ending(error):
         (errors.FormatError("x.pth: bad", hint="give another"), 1, "error: x.pth: bad\nhint: give another\n"),
         (errors.OutOfMemory("no memory for 3 GB"), 1, "error: no memory for 3 GB\n"),
         (MemoryError(), 1, "error: out of memory\nhint: "),
-        (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), 1, "error: a.txt: No such file\n"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", "d"), 1, "error: d: Is a directory\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.txt"), 1, "a.txt: No such file\nhint: Check the path"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "d"), 1, "d: Is a directory\nhint: This is a directory"),
         (click.UsageError("no such thing"), 2, "error: no such thing\nhint: "),
         (_errors.CommandFailed("it is broken", hint="mend it"), 1, "error: it is broken\nhint: mend it\n"),
         (KeyboardInterrupt(), 130, ""),
@@ -122,6 +122,41 @@ def test_every_error_has_its_exit_code_and_its_line(error, code, text, capsys):
     assert text in captured.err
     assert (captured.err == "") == (text == "")
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-n", "x"), "'--max-tokens' / '-n': 'x' is not a whole number.\n"),
+        (("--temp", "hot"), "'--temperature' / '--temp': 'hot' is not a number.\n"),
+    ],
+)
+def test_a_word_where_a_number_is_wanted(rwkv, words, said):
+    done = rwkv("generate", "-p", "x", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "--text", "{}/none"),
+        ("eval", "--text", "{}"),
+        ("eval", "--text", "{}/binary"),
+        ("eval", "--text", "{}/text", "--plot", "{}/none/x.png"),
+        ("compare", "demo", "demo", "-f", "{}/none"),
+        ("generate", "-f", "{}"),
+        ("info", "/dev/null"),
+    ],
+)
+def test_every_wrong_file_comes_with_a_hint(rwkv, tmp_path, words):
+    (tmp_path / "binary").write_bytes(b"PNG\0\0")
+    (tmp_path / "text").write_text("Some words.")
+    done = rwkv(*(word.format(tmp_path) for word in words))
+    assert done.returncode == 1
+    first, hint = done.stderr.splitlines()
+    assert first.startswith("rwkv-cpu: error: ")
+    assert hint.startswith("hint: ")
 
 
 def test_an_error_of_several_lines_becomes_one(capsys):

@@ -13,6 +13,7 @@ import pytest
 from rwkv_cpu import Model, engine
 from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.errors import ArgumentError, Cancelled, ModelNotFoundError, RwkvError
+from rwkv_cpu.memory import human_bytes
 from rwkv_cpu.quantize import calibration, quantize
 from rwkv_cpu.quantize.error_feedback import choose, factor
 from rwkv_cpu.softmax import kl_divergence
@@ -125,6 +126,12 @@ def test_size_is_kept(checkpoint: Path, tmp_path: Path) -> None:
     report = quantize(checkpoint, tmp_path / "c.rwkv", size_bytes=wanted, tokenizer="none")
     assert 0.9 * wanted < report.target_bytes <= wanted
     assert (tmp_path / "c.rwkv").stat().st_size == report.target_bytes
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_an_impossible_size_is_named_as_it_was_asked(checkpoint: Path, tmp_path: Path, size: int) -> None:
+    with pytest.raises(ArgumentError, match=f"as small as {human_bytes(size)}: "):
+        quantize(checkpoint, tmp_path / "m.rwkv", size_bytes=size, tokenizer="none")
 
 
 @pytest.mark.parametrize("arguments", [{"bits": 4.2}, {"size_bytes": 50_000}])

@@ -199,7 +199,7 @@ def test_arguments_are_checked(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         quantize(tmp_path / "missing.pth", target)
     quantize(checkpoint, target, tokenizer="none")
-    with pytest.raises(UnsupportedModelError, match="converted already"):
+    with pytest.raises(UnsupportedModelError, match="file already"):
         quantize(target, tmp_path / "again.rwkv")
 
 
