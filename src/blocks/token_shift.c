@@ -84,29 +84,41 @@ typedef struct {
     uint32_t n_shifted;
 } shift;
 
-static void shift_row(const rwkvc_pass *pass, const rwkvc_shifted *to, const float *now, const float *previous,
-                      uint32_t t) {
+/* Rows of the tokens first..last-1 and of those before them. */
+typedef struct {
+    uint32_t first, last;
+    const float *now[RWKVC_MAX_TILE], *previous[RWKVC_MAX_TILE];
+} shift_tile;
+
+static void shift_to(const rwkvc_pass *pass, const rwkvc_shifted *to, const shift_tile *tile) {
     uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
-    const float *mix = (const float *)to->mix->data, *x = to->current_share ? previous : now;
-    const float *other = to->current_share ? now : previous;
-    const float *extra = to->extra ? to->extra + (uint64_t)t * n_embd : NULL;
+    const float *mix = (const float *)to->mix->data;
+    const float *const *x = to->current_share ? tile->previous : tile->now;
+    const float *const *other = to->current_share ? tile->now : tile->previous;
+    const float *extra = to->extra ? to->extra + (uint64_t)tile->first * n_embd : NULL;
     if (to->input.parts == 1 && !pass->options->inputs) { /* nobody wants the floats */
-        pass->kernels->token_shift_q8(x, other, mix, extra, n_embd, t, &to->input.q8);
+        pass->kernels->token_shift_q8(x, other, mix, extra, n_embd, n_embd, tile->first, tile->last, &to->input.q8);
         return;
     }
-    pass->kernels->token_shift(x, other, mix, extra, n_embd, to->input.rows + (uint64_t)t * to->input.ld);
-    rwkvc_input_ready(pass, &to->input, t);
+    for (uint32_t t = tile->first; t < tile->last; t++) {
+        pass->kernels->token_shift(x[t - tile->first], other[t - tile->first], mix, extra, n_embd,
+                                   to->input.rows + (uint64_t)t * to->input.ld);
+        if (extra) extra += n_embd;
+        rwkvc_input_ready(pass, &to->input, t);
+    }
 }
 
 static void shift_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
     const shift *s = arg;
     uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
+    shift_tile tile = {.first = first, .last = last};
     for (uint32_t t = first; t < last; t++) {
         const rwkvc_segment *segment = &pass->segments[pass->segment_of[t]];
         const float *now = s->normed + (uint64_t)t * n_embd;
-        const float *previous = t == segment->first ? segment->state_in + s->part_offset : now - n_embd;
-        for (uint32_t i = 0; i < s->n_shifted; i++) shift_row(pass, &s->shifted[i], now, previous, t);
+        tile.now[t - first] = now;
+        tile.previous[t - first] = t == segment->first ? segment->state_in + s->part_offset : now - n_embd;
     }
+    for (uint32_t i = 0; i < s->n_shifted; i++) shift_to(pass, &s->shifted[i], &tile);
 }
 
 bool rwkvc_shift(rwkvc_pass *pass, uint64_t part_offset, const float *normed, rwkvc_shifted *shifted,

@@ -63,19 +63,22 @@ VEC vi vi_from_vf(vf a) { return _mm512_cvtps_epi32(a); }
 VEC vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
 VEC vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 VEC int32_t vi_sum(vi a) { return _mm512_reduce_add_epi32(a); }
-VEC void compress_i8(uint8_t *p, __mmask16 chosen, vi a) {
-    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(chosen, a)));
+/* The lanes of `a` that are chosen, their low bytes and the next ones. */
+VEC void compress_bytes(uint8_t *low, uint8_t *high, __mmask16 chosen, vi a) {
+    a = _mm512_maskz_compress_epi32(chosen, a);
+    _mm_storeu_si128((__m128i *)low, _mm512_cvtepi32_epi8(a));
+    _mm_storeu_si128((__m128i *)high, _mm512_cvtepi32_epi8(_mm512_srli_epi32(a, 8)));
 }
 VEC uint32_t vi_nonzero(vi lo, vi hi, uint8_t *place, int8_t *value) {
-    const vi places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const vi places = _mm512_slli_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 8);
+    const vi later = _mm512_add_epi32(places, _mm512_set1_epi32(16 << 8)), low = _mm512_set1_epi32(255);
     __mmask16 in_lo = _mm512_test_epi32_mask(lo, lo), in_hi = _mm512_test_epi32_mask(hi, hi);
     uint32_t n = (uint32_t)__builtin_popcount(in_lo);
     _mm_storeu_si128((__m128i *)(place + 16), _mm_setzero_si128()); /* behind what is stored next */
     _mm_storeu_si128((__m128i *)(value + 16), _mm_setzero_si128());
-    compress_i8(place, in_lo, places);
-    compress_i8(place + n, in_hi, _mm512_add_epi32(places, _mm512_set1_epi32(16)));
-    compress_i8((uint8_t *)value, in_lo, lo);
-    compress_i8((uint8_t *)value + n, in_hi, hi);
+    /* lo & low | places */
+    compress_bytes((uint8_t *)value, place, in_lo, _mm512_ternarylogic_epi32(lo, low, places, 0xea));
+    compress_bytes((uint8_t *)value + n, place + n, in_hi, _mm512_ternarylogic_epi32(hi, low, later, 0xea));
     return n + (uint32_t)__builtin_popcount(in_hi);
 }
 VEC void vi_store_i8(int8_t *p, vi a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
@@ -146,3 +149,5 @@ VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 
 /* 2 x 12 accumulators, weights, scales and one spare are 32 registers' worth of work for a tile of tokens. */
 enum { Q8_TILE = 12, PLAIN_TILE = 8, PLAIN_PANELS = 4, WKV_BLOCKS = 4, SPARSE_INPUTS = 9 };
+
+#include "isa/tile_avx512.h"

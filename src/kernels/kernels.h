@@ -161,9 +161,10 @@ typedef struct rwkvc_kernels {
     /* y[n] = x + (previous - x) * (mix + extra); extra NULL: none */
     void (*token_shift)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
                         float *y);
-    /* The same, quantised to column `token` of an input of one part. */
-    void (*token_shift_q8)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
-                           uint32_t token, const rwkvc_q8_input *input);
+    /* The same of rows x[token - first], previous[token - first], quantised to the columns first..last-1 of an input of one
+     * part, all in one tile. extra: rows ld_extra apart. */
+    void (*token_shift_q8)(const float *const *x, const float *const *previous, const float *mix, const float *extra,
+                           uint64_t ld_extra, uint32_t n, uint32_t first, uint32_t last, const rwkvc_q8_input *input);
     /* x[n] += a * b */
     void (*multiply_add)(float *x, const float *a, const float *b, uint32_t n);
     /* x[n] *= a + b */

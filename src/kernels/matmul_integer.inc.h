@@ -182,7 +182,8 @@ LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(val
     UNROLL for (uint32_t line = 0; line < parts / in_line; line++, dot += in_line) {
         const uint8_t *rows = r->lines + 64 * line, *planes = r->planes + 16 * (bits - 4) * line;
         KERNEL(quads) q;
-        vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]), vb_load(rows + at[3]), q.line);
+        vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]), vb_load(rows + at[3]),
+                      q.line);
         if (bits == 8) {
             UNROLL for (uint32_t v = 0; v < in_line; v++) dot[v] = vi_dot(dot[v], vw_from(q.line[v]), values);
             continue;
@@ -523,13 +524,37 @@ VEC void KERNEL(q8_quantise_group)(vf lo, vf hi, uint32_t parts, rwkvc_column c,
      c.n, input, c.t + 1);
 }
 
+/* A group of all columns of a tile, where there is a faster way for that: columns that begin a tile and `left` more. */
+VEC bool KERNEL(q8_quantise_tile)(const float *x, uint64_t ldx, uint32_t parts, rwkvc_column c, uint32_t left,
+                                  uint32_t group, const rwkvc_q8_input *input) {
+#if defined(Q8_WHOLE_TILE)
+    if (parts == 1 && c.t == 0 && left >= Q8_TILE) {
+        uint64_t at = (uint64_t)c.base * input->groups + (uint64_t)group * c.n;
+        int8_t *values = input->values + at * RWKVC_GROUP;
+        if (input->nonzero)
+            q8_tile(x, ldx, values, input->scales + at, input->nonzero + at, input->counts + at);
+        else
+            q8_tile(x, ldx, values, input->scales + at, NULL, NULL);
+        return true;
+    }
+#endif
+    (void)x, (void)ldx, (void)parts, (void)c, (void)left, (void)group, (void)input;
+    return false;
+}
+
 static void KERNEL(q8_quantise)(const float *x, uint64_t ldx, uint32_t first, uint32_t last, uint32_t first_group,
                                 uint32_t n_groups, uint32_t n_inputs, uint32_t parts, const rwkvc_q8_input *input) {
-    for (uint32_t token = first; token < last; token++, x += ldx) {
-        rwkvc_column c = rwkvc_column_of(input, token * parts);
-        for (uint32_t i = 0; i < n_groups; i++) {
-            uint32_t at = (first_group + i) * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
-            const float *from = x + i * RWKVC_GROUP;
+    for (uint32_t i = 0; i < n_groups; i++, x += RWKVC_GROUP) {
+        uint32_t at = (first_group + i) * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
+        const float *from = x;
+        for (uint32_t token = first; token < last; token++, from += ldx) {
+            rwkvc_column c = rwkvc_column_of(input, token * parts);
+            if (left >= RWKVC_GROUP &&
+                KERNEL(q8_quantise_tile)(from, ldx, parts, c, last - token, first_group + i, input)) {
+                token += Q8_TILE - 1;
+                from += (Q8_TILE - 1) * ldx;
+                continue;
+            }
             vf lo = left >= 16 ? vf_load(from) : left ? vf_load_n(from, left) : vf_zero();
             vf hi = left >= 32 ? vf_load(from + 16) : left > 16 ? vf_load_n(from + 16, left - 16) : vf_zero();
             KERNEL(q8_quantise_group)(lo, hi, parts, c, first_group + i, input);
@@ -537,15 +562,26 @@ static void KERNEL(q8_quantise)(const float *x, uint64_t ldx, uint32_t first, ui
     }
 }
 
-static void KERNEL(token_shift_q8)(const float *x, const float *previous, const float *mix, const float *extra,
-                                   uint32_t n, uint32_t token, const rwkvc_q8_input *input) {
-    rwkvc_column c = rwkvc_column_of(input, token);
+/* Tokens first..last-1, all of one tile. */
+static void KERNEL(token_shift_q8)(const float *const *x, const float *const *previous, const float *mix,
+                                   const float *extra, uint64_t ld_extra, uint32_t n, uint32_t first, uint32_t last,
+                                   const rwkvc_q8_input *input) {
+    rwkvc_column c = rwkvc_column_of(input, first);
     for (uint32_t group = 0; group < input->groups; group++) {
-        vf y[2];
+        float rows[Q8_TILE * RWKVC_GROUP];
         UNROLL for (uint32_t half = 0; half < 2; half++) {
             uint32_t i = group * RWKVC_GROUP + 16 * half;
-            y[half] = i < n ? KERNEL(shifted)(x, previous, mix, extra, i) : vf_zero();
+            float *to = rows + 16 * half;
+            for (uint32_t t = 0; i >= n && t < last - first; t++) vf_store(to + RWKVC_GROUP * t, vf_zero());
+            for (uint32_t t = 0; i < n && t < last - first; t++)
+                vf_store(to + RWKVC_GROUP * t,
+                         KERNEL(shifted)(x[t], previous[t], mix, extra ? extra + t * ld_extra : NULL, i));
         }
-        KERNEL(q8_quantise_group)(y[0], y[1], 1, c, group, input);
+        if (KERNEL(q8_quantise_tile)(rows, RWKVC_GROUP, 1, c, last - first, group, input)) continue;
+        for (uint32_t t = 0; t < last - first; t++) {
+            const float *row = rows + RWKVC_GROUP * t;
+            KERNEL(q8_quantise_group)
+            (vf_load(row), vf_load(row + 16), 1, (rwkvc_column){c.base, c.n, c.t + t}, group, input);
+        }
     }
 }

@@ -74,8 +74,8 @@ typedef struct {
     void (*layer_norm)(const float *x, const float *weight, const float *bias, uint32_t n, float eps, float *y);
     void (*token_shift)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
                         float *y);
-    void (*token_shift_q8)(const float *x, const float *previous, const float *mix, const float *extra, uint32_t n,
-                           uint32_t token, const rwkvc_q8_input *input);
+    void (*token_shift_q8)(const float *const *x, const float *const *previous, const float *mix, const float *extra,
+                           uint64_t ld_extra, uint32_t n, uint32_t first, uint32_t last, const rwkvc_q8_input *input);
     void (*finish)(rwkvc_epilogue epilogue, const float *sums, uint32_t ld_sums, uint32_t n, uint32_t lanes, float *out,
                    uint64_t ld);
     void (*wkv7)(const rwkvc_wkv7 *head);

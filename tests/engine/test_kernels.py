@@ -45,7 +45,7 @@ class Guarded:
 class Input:
     """Activations for q8 products, quantised by the kernels under test."""
 
-    def __init__(self, inner: Any, kernels: Any, x: np.ndarray, parts: int = 1) -> None:
+    def __init__(self, inner: Any, kernels: Any, x: np.ndarray, parts: int = 1, at_once: int = 3) -> None:
         ffi = inner.ffi
         tokens, cols = x.shape
         self.groups = -(-cols // 64) * 2
@@ -63,8 +63,8 @@ class Input:
         self.raw.groups, self.raw.columns, self.raw.tile = self.groups, self.columns, kernels.q8_tile
         self.tile = int(kernels.q8_tile)
         x = np.ascontiguousarray(x, np.float32)
-        for token in range(0, tokens, 3):  # any tokens and groups at a time
-            last = min(token + 3, tokens)
+        for token in range(0, tokens, at_once):  # any tokens and groups at a time
+            last = min(token + at_once, tokens)
             for group in range(0, self.groups, 4):
                 at = ffi.from_buffer("float[]", x[token:]) + min(32 * group, cols)
                 n = min(4, self.groups - group)
@@ -596,22 +596,58 @@ def test_layer_norm_and_token_shift(inner: Any, kernels: Any, scalar: Any, n: in
     assert np.allclose(shifts[0], x + (w - x) * b, atol=1e-5)
 
 
+def fields(x: Input) -> list[bytes]:
+    return [a.array.tobytes() for a in (x.values, x.scales, x.nonzero, x.counts)]
+
+
 @pytest.mark.parametrize("n", [16, 48, 768])
 @pytest.mark.parametrize("with_extra", [False, True])
-def test_token_shift_to_int8_is_the_shift_quantised(inner: Any, kernels: Any, n: int, with_extra: bool) -> None:
+@pytest.mark.parametrize("first_last", [(3, 4), (0, 12), (12, 15)])
+def test_token_shift_to_int8_is_the_shift_quantised(
+    inner: Any, kernels: Any, n: int, with_extra: bool, first_last: tuple[int, int]
+) -> None:
     ffi, rng = inner.ffi, np.random.default_rng(n)
-    x, previous, mix, extra = (rng.standard_normal(n).astype(np.float32) for _ in range(4))
-    pointers = [ffi.from_buffer("float[]", a) for a in (x, previous, mix)]
-    pointers.append(ffi.from_buffer("float[]", extra) if with_extra else ffi.NULL)
-    shifted = np.zeros((5, n), np.float32)
-    kernels.token_shift(*pointers, n, ffi.from_buffer("float[]", shifted[3:]))
-    assert np.allclose(shifted[3], x + (previous - x) * (mix + extra * with_extra), atol=1e-5)
-    expected, got = Input(inner, kernels, shifted), Input(inner, kernels, np.zeros((5, n)))
-    kernels.token_shift_q8(*pointers, n, 3, got.raw)
-    for theirs, ours in zip(expected.column(3), got.column(3), strict=True):
-        assert np.array_equal(theirs, ours)
+    x, previous, extra = (rng.standard_normal((15, n)).astype(np.float32) for _ in range(3))
+    mix = rng.standard_normal(n).astype(np.float32)
+    shifted = np.zeros((15, n), np.float32)
+    first, last = first_last
+
+    def rows(a: np.ndarray) -> list[Any]:
+        return [ffi.from_buffer("float[]", row) for row in a]
+
+    mixes, extras = ffi.from_buffer("float[]", mix), rows(extra) if with_extra else [ffi.NULL] * 15
+    for t in range(first, last):
+        kernels.token_shift(rows(x)[t], rows(previous)[t], mixes, extras[t], n, rows(shifted)[t])
+    wide = x + (previous - x) * (mix + extra * with_extra)
+    assert np.allclose(shifted[first:last], wide[first:last], atol=1e-5)
+    expected, got = Input(inner, kernels, shifted), Input(inner, kernels, np.zeros((15, n)))
+    for begin in range(first, last, got.tile):  # a tile at most
+        end, one = (
+            min(begin + got.tile, last),
+            ffi.new("float *[]", rows(x[begin:])),
+        )
+        other = ffi.new("float *[]", rows(previous[begin:]))
+        kernels.token_shift_q8(one, other, mixes, extras[begin], n, n, begin, end, got.raw)
+    assert fields(got) == fields(expected)
     for guarded in (got.values, got.scales):
         guarded.check()
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.87, 1.0])
+def test_whole_tiles_become_the_same_int8_as_tokens_alone(inner: Any, kernels: Any, scalar: Any, zeros: float) -> None:
+    rng = np.random.default_rng(9)
+    x = (rng.standard_normal((29, 160)) * 10.0 ** rng.uniform(-42, 37, (29, 1))).astype(np.float32)
+    x[rng.random(x.shape) < zeros] = 0
+    for place, value in ((0, np.nan), (40, np.inf), (80, -np.inf), (120, 3e38), (150, 1e-44), (33, -3e-39)):
+        x[place % 29, place] = value
+    expected = fields(Input(inner, scalar, x, at_once=1))
+    one, all_of_them = Input(inner, kernels, x, at_once=1), Input(inner, kernels, x, at_once=29)
+    if kernels.q8_tile == scalar.q8_tile:
+        assert fields(one) == expected
+    assert fields(all_of_them) == fields(one)
+    for column in range(29):
+        for ours, theirs in zip(all_of_them.column(column), Input(inner, scalar, x).column(column), strict=True):
+            assert ours.tobytes() == theirs.tobytes()
 
 
 @pytest.mark.parametrize("lanes", [1, 5, 15, 16])
