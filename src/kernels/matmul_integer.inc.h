@@ -179,7 +179,7 @@ LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(val
     const uint32_t in_line = bits == 8 ? 4 : 8;
     uint64_t at[4];
     UNROLL for (int k = 0; k < 4; k++) at[k] = place[k] * r->size;
-    UNROLL for (uint32_t line = 0; line < parts / in_line; line++, dot += in_line) {
+    for (uint32_t line = 0; line < parts / in_line; line++, dot += in_line) {
         const uint8_t *rows = r->lines + 64 * line, *planes = r->planes + 16 * (bits - 4) * line;
         KERNEL(quads) q;
         vb_interleave(vb_load(rows + at[0]), vb_load(rows + at[1]), vb_load(rows + at[2]), vb_load(rows + at[3]),
