@@ -43,7 +43,7 @@ __all__ = ["quantize"]
 
 _log = logging.getLogger("rwkv_cpu")
 _SHA_BYTES = 1 << 20
-_NO_SHA = "0" * 64
+_SHA, _NO_SHA = "rwkv_cpu.source_sha256", "0" * 64
 _MAX_EXACT_BYTES = 1 << 29  # models up to this size in f32 are calibrated in f32, larger ones in q8
 _TABLE_ROOM = 256  # bytes a tensor that header and table take at most
 
@@ -63,6 +63,7 @@ def quantize(
     lora: str | Path | None = None,
     lora_alpha: float | None = None,
     pissa_init: str | Path | None = None,
+    source_digest: bool = True,
     force: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
@@ -92,6 +93,8 @@ def quantize(
         lora: an adapter (LoRA or PiSSA, as RWKV-PEFT writes them) to merge into the checkpoint, in f32.
         lora_alpha: LoRA's alpha, which does not stand in the file.
         pissa_init: PiSSA's file of initial factors; then there is no alpha.
+        source_digest: take the checkpoint's sha256 for the file's metadata. Uncalibrated it is what takes longest: it cannot
+            be shared among cores.
         force: replace an existing target.
         on_progress: called with (work done, work in all) about 20 times a second, on the caller's thread: bytes packed,
             and what calibration takes in terms of them.
@@ -165,6 +168,8 @@ def quantize(
         }
         if lora is not None:
             about["rwkv_cpu.lora"] = Path(lora).name
+        if source_digest:
+            about[_SHA] = _NO_SHA  # known at the end only, its length from the beginning
         size = _convert(checkpoint, plan, about, target, workers, progress, force=force, calibrator=calibrator)
         progress.done()
     report = Report(
@@ -325,11 +330,10 @@ def _convert(
 ) -> int:
     """Write the file; returns its size. An empty *about* is for a file that nobody keeps."""
     places = [(info.name, Place(info.offset, info.size_bytes)) for info in plan.all]
-    # The digest is known at the end only, its length from the beginning.
-    header_bytes = len(build_header(about | {"rwkv_cpu.source_sha256": _NO_SHA}, places))
+    header_bytes = len(build_header(about, places))
     size = header_bytes + plan.data_bytes
     with ModelWriter(target, size, force=force) as writer:
-        digest = workers.submit(source_sha256, files_of(checkpoint), workers) if about else None
+        digest = workers.submit(source_sha256, files_of(checkpoint), workers) if _SHA in about else None
         out = Output(writer, workers, progress, header_bytes, checkpoint.path)
         tensors = ((info, None) for info in plan.weights) if calibrator is None else calibrator.tensors()
         for info, hessian in tensors:
@@ -343,7 +347,8 @@ def _convert(
             packed[: len(data)] = np.frombuffer(data, np.uint8)
             out.put(info, packed)
         out.finish()
-        about["rwkv_cpu.source_sha256"] = _NO_SHA if digest is None else workers.result(digest)
+        if digest is not None:
+            about[_SHA] = workers.result(digest)
         writer.write(0, build_header(about, places))
         writer.write(header_bytes, engine.write_table(plan.config, plan.all))
         workers.check()

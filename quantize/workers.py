@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -175,7 +174,7 @@ class Output:
         for at in range(0, packed.nbytes, _WRITE_BYTES):
             self._workers.check()
             part = packed.data[at : at + _WRITE_BYTES]
-            crc = zlib.crc32(part, crc)
+            crc = engine.crc32(part, crc)
             self._writer.write(self._header_bytes + info.offset + begin + at, part)
         return crc
 

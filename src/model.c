@@ -93,7 +93,7 @@ rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_in
         memcpy(out + HEAD_BYTES + (uint64_t)i * ENTRY_BYTES, &entry, sizeof entry);
     }
     memcpy(out, &head, sizeof head);
-    head.crc32 = rwkvc_crc32_of(0, out, head.table_bytes);
+    head.crc32 = rwkvc_crc32(0, out, head.table_bytes);
     memcpy(out, &head, sizeof head);
     return RWKVC_OK;
 }
@@ -103,7 +103,7 @@ rwkvc_status rwkvc_table_write(const rwkvc_config *config, const rwkvc_tensor_in
 static uint32_t table_crc(const uint8_t *table, uint32_t table_bytes, uint8_t *copy) {
     memcpy(copy, table, table_bytes);
     memset(copy + offsetof(table_head, crc32), 0, 4);
-    return rwkvc_crc32_of(0, copy, table_bytes);
+    return rwkvc_crc32(0, copy, table_bytes);
 }
 
 static const char not_rwkv[] = "A checkpoint becomes one by: rwkv-cpu quantize CHECKPOINT OUT.rwkv";

@@ -221,6 +221,8 @@ uint64_t rwkvc_packed_panels(uint32_t kind, uint32_t format, uint64_t rows, uint
  * Pure: any ranges may run at once in several threads. E_NONFINITE names row and column. */
 rwkvc_status rwkvc_pack(const rwkvc_tensor_info *info, const rwkvc_source *source, uint64_t first, uint64_t last,
                         void *dst);
+/* CRC-32 of bytes as in a file's table and as zlib has it, going on from the checksum of what came before; 0 at first. */
+uint32_t rwkvc_crc32(uint32_t before, const uint8_t *bytes, uint64_t size);
 /* The stored values as f32 [rows, cols], rows first..last-1 to dst. */
 rwkvc_status rwkvc_unpack(const rwkvc_tensor_info *info, const void *packed, uint64_t first, uint64_t last, float *dst);
 

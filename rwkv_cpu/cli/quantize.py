@@ -65,6 +65,11 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Measure what it cost and how fast it runs; write DIR/index.html to look at, and DIR/report.json.",
 )
+@click.option(
+    "--no-digest",
+    is_flag=True,
+    help="Leave the checkpoint's sha256 out of the file: without calibration taking it is what takes longest.",
+)
 @click.option("--threads", "-t", type=click.IntRange(min=1), help="Default: the physical cores.")
 @click.option("--force", "-f", is_flag=True, help="Replace OUT if it exists.")
 @json_option
@@ -82,6 +87,7 @@ def command(
     lora_alpha: float | None,
     pissa_init: Path | None,
     report_directory: Path | None,
+    no_digest: bool,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -125,6 +131,7 @@ def command(
             lora=lora,
             lora_alpha=lora_alpha,
             pissa_init=pissa_init,
+            source_digest=not no_digest,
             threads=threads,
             force=force,
             on_progress=on_progress,

@@ -157,7 +157,7 @@ def measure(
     """
     began = time.perf_counter()
     stages = _Stages(on_progress, cancel)
-    given = {**given, "tokenizer": "none", "threads": threads, "cancel": cancel}
+    given = {**given, "tokenizer": "none", "source_digest": False, "threads": threads, "cancel": cancel}
     exact = "f32" if 4 * made.parameters <= _MAX_EXACT_BYTES else "f16"
     with _temporary(made.target) as path:
         quantize(made.source, path, format=exact, on_progress=_within(stages, "reference"), **given)

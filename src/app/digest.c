@@ -2,6 +2,8 @@
  * CRC-32, SHA-256 and BLAKE2b. The engine has no dependencies, and files that Python wrote have to be checked here. */
 #include "app/digest.h"
 
+#include "isa/processor.h"
+
 /* ------------------------------------------------------------------------------------------ CRC-32 */
 
 static uint32_t crc_byte(uint32_t byte) {
@@ -16,8 +18,11 @@ static void crc_table(uint32_t table[8][256]) {
         for (uint32_t b = 0; b < 256; b++) table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 255];
 }
 
-uint32_t rwkvc_crc32_of(uint32_t before, const uint8_t *bytes, uint64_t size) {
+uint32_t rwkvc_crc32(uint32_t before, const uint8_t *bytes, uint64_t size) {
     uint32_t crc = ~before;
+    uint64_t done = rwkvc_crc32_blocks(&crc, bytes, size);
+    bytes += done;
+    size -= done;
     if (size < 256) { /* the tables take longer */
         for (; size; size--) crc = crc >> 8 ^ crc_byte((crc ^ *bytes++) & 255);
         return ~crc;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Checksums and digests of files and texts. */
+ * Digests of files and texts; rwkv_cpu.h has their checksum, CRC-32. */
 #ifndef RWKVC_APP_DIGEST_H
 #define RWKVC_APP_DIGEST_H
 
@@ -8,9 +8,6 @@
 #if defined(__GNUC__)
 #pragma GCC visibility push(hidden)
 #endif
-
-/* CRC-32 as in zlib (polynomial 0xedb88320, reflected), going on from the checksum of what came before; 0 at first. */
-uint32_t rwkvc_crc32_of(uint32_t before, const uint8_t *bytes, uint64_t size);
 
 /* SHA-256 (FIPS 180-4). */
 void rwkvc_sha256(const uint8_t *bytes, uint64_t size, uint8_t digest[32]);

@@ -156,7 +156,7 @@ static uint32_t checksum_of_text(const char *fingerprint, const char *n_tokens, 
     char told[512];
     int size = snprintf(told, sizeof told, "%s=%s\n%s=%s\n%s=%s\n%s=%s\n", model_key, fingerprint, tokens_key, n_tokens,
                         state_key, version, digest_key, digest);
-    return rwkvc_crc32_of(0, (const uint8_t *)told, (uint64_t)size);
+    return rwkvc_crc32(0, (const uint8_t *)told, (uint64_t)size);
 }
 
 rwkvc_status rwkvc_state_to_bytes(const rwkvc_state_layout *layout, const rwkvc_saved_state *saved, uint32_t half,
@@ -199,7 +199,7 @@ rwkvc_status rwkvc_state_to_bytes(const rwkvc_state_layout *layout, const rwkvc_
     char crc[9];
     snprintf(
         crc, sizeof crc, "%08x",
-        rwkvc_crc32_of(checksum_of_text(layout->fingerprint, n_tokens, digest, "2"), out + body, end + logits_bytes));
+        rwkvc_crc32(checksum_of_text(layout->fingerprint, n_tokens, digest, "2"), out + body, end + logits_bytes));
     memcpy(out + LENGTH_BYTES + crc_at, crc, 8);
     return RWKVC_OK;
 }
@@ -342,13 +342,13 @@ static rwkvc_status check_about(const rwkvc_state_layout *layout, const state_he
     for (uint32_t i = 0; i < header->n_about && version[0] == '2'; i++) {
         const about_entry *entry = &header->about[i];
         if (strcmp(entry->name, crc_key) == 0) continue;
-        sum = rwkvc_crc32_of(sum, (const uint8_t *)entry->name, strlen(entry->name));
-        sum = rwkvc_crc32_of(sum, (const uint8_t *)"=", 1);
-        sum = rwkvc_crc32_of(sum, (const uint8_t *)entry->value, strlen(entry->value));
-        sum = rwkvc_crc32_of(sum, (const uint8_t *)"\n", 1);
+        sum = rwkvc_crc32(sum, (const uint8_t *)entry->name, strlen(entry->name));
+        sum = rwkvc_crc32(sum, (const uint8_t *)"=", 1);
+        sum = rwkvc_crc32(sum, (const uint8_t *)entry->value, strlen(entry->value));
+        sum = rwkvc_crc32(sum, (const uint8_t *)"\n", 1);
     }
     char expected[9];
-    snprintf(expected, sizeof expected, "%08x", rwkvc_crc32_of(sum, body, body_bytes));
+    snprintf(expected, sizeof expected, "%08x", rwkvc_crc32(sum, body, body_bytes));
     if (!crc || strcmp(crc, expected) != 0)
         return rwkvc_fail(RWKVC_E_STATE, "the state is damaged (its checksum is wrong)");
     size_t n = n_tokens ? strspn(n_tokens, "0123456789") : 0;

@@ -35,6 +35,12 @@ const rwkvc_format *rwkvc_format_get(uint32_t format); /* NULL for unknown ones 
 /* source.c: `n` values of a row from column `col` on, as f32. E_NONFINITE names tensor, row and column. */
 rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source,
                                const struct rwkvc_kernels *kernels, uint64_t row, uint64_t col, uint64_t n, float *dst);
+/* `n` <= RWKVC_SOURCE_INPUTS inputs of 1 to 16 rows as x[input, 16], 0 for rows that are missing. False where that is not
+ * to be had at once, or not all are finite: rwkvc_source_read says more. */
+enum { RWKVC_SOURCE_INPUTS = 256 };
+bool rwkvc_source_read_rows(const rwkvc_tensor_info *info, const rwkvc_source *source,
+                            const struct rwkvc_kernels *kernels, uint64_t row, uint32_t n_rows, uint64_t col,
+                            uint32_t n, float *x);
 /* Say that these values, which lie within the tensor, are read next: a reader of 16 rows at a time jumps too often for the
  * processor to see it coming. */
 void rwkvc_source_prefetch(const rwkvc_source *source, uint64_t row, uint64_t col, uint64_t n);

@@ -5,7 +5,7 @@
 
 enum {
     LANES = RWKVC_PANEL,
-    BLOCK = 256, /* inputs of a row that are read at a time */
+    BLOCK = RWKVC_SOURCE_INPUTS, /* inputs of a row that are read at a time */
     BLOCK_GROUPS = BLOCK / RWKVC_GROUP,
     MOST_SLICE = 128
 };
@@ -166,6 +166,19 @@ static void prefetch_next(const packing *p, uint64_t row, uint64_t col) {
     if (row < info->rows) rwkvc_source_prefetch(p->source, row, col, rwkvc_min(BLOCK, info->cols - col));
 }
 
+/* x[input, lane] of n inputs, row by row. */
+static rwkvc_status read_singly(const packing *p, uint64_t row, uint32_t n_rows, uint64_t col, uint64_t n, float *x) {
+    float values[BLOCK];
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        memset(values, 0, sizeof values);
+        rwkvc_status status = RWKVC_OK;
+        if (lane < n_rows) status = rwkvc_source_read(p->info, p->source, p->kernels, row + lane, col, n, values);
+        if (status) return status;
+        for (uint64_t i = 0; i < n; i++) x[i * LANES + lane] = values[i];
+    }
+    return RWKVC_OK;
+}
+
 /* Groups `group`.. of rows `row`.. of the tensor; what lies outside of it is 0 with scale 0. */
 static rwkvc_status quantise_rows(const packing *p, uint64_t row, uint64_t group, uint32_t n_groups, block *b) {
     const rwkvc_tensor_info *info = p->info;
@@ -187,21 +200,18 @@ static rwkvc_status quantise_rows(const packing *p, uint64_t row, uint64_t group
             }
         return check_scales(p, b, row, n_groups);
     }
-    float values[LANES][BLOCK], x[RWKVC_GROUP * LANES];
-    for (uint32_t lane = 0; lane < LANES; lane++) {
-        uint64_t read = lane < n_rows ? n : 0;
-        if (read) {
-            rwkvc_status status = rwkvc_source_read(info, p->source, p->kernels, row + lane, col, read, values[lane]);
+    float x[BLOCK * LANES];
+    memset(x + n * LANES, 0, (n_groups * RWKVC_GROUP - n) * LANES * sizeof *x);
+    if (n_rows == 0) memset(x, 0, n * LANES * sizeof *x);
+    if (n_rows && n) {
+        for (uint32_t lane = 0; lane < n_rows; lane++) prefetch_next(p, row + lane, col);
+        if (!rwkvc_source_read_rows(info, p->source, p->kernels, row, n_rows, col, (uint32_t)n, x)) {
+            rwkvc_status status = read_singly(p, row, n_rows, col, n, x);
             if (status) return status;
-            prefetch_next(p, row + lane, col);
         }
-        memset(values[lane] + read, 0, (n_groups * RWKVC_GROUP - read) * sizeof(float));
     }
-    for (uint32_t g = 0; g < n_groups; g++) {
-        for (uint32_t i = 0; i < RWKVC_GROUP; i++)
-            for (uint32_t lane = 0; lane < LANES; lane++) x[i * LANES + lane] = values[lane][g * RWKVC_GROUP + i];
-        p->kernels->quantise[info->format](x, p->book, b->q[g], b->scale[g]);
-    }
+    for (uint32_t g = 0; g < n_groups; g++)
+        p->kernels->quantise[info->format](x + g * RWKVC_GROUP * LANES, p->book, b->q[g], b->scale[g]);
     return check_scales(p, b, row, n_groups);
 }
 
@@ -290,24 +300,24 @@ static rwkvc_status pack_embedding(const packing *p, uint64_t first, uint64_t la
         uint32_t n = (uint32_t)rwkvc_min(BLOCK_GROUPS, p->groups - group);
         rwkvc_status status = quantise_rows(p, first, group, n, &b);
         if (status) return status;
+        uint8_t rows[BLOCK_GROUPS / 2][LANES][2 * RWKVC_GROUP];
+        if (n % 2) memset(b.q[n], 0, sizeof b.q[n]);
+        for (uint32_t g = 0; g < n; g += 2) p->kernels->by_row(b.q[g], rows[g / 2][0]);
         for (uint64_t row = first; row < last; row++)
             for (uint32_t g = 0; g < n; g++) {
                 uint8_t *bytes = p->data + row * p->groups * rwkvc_group_bytes(bits);
-                const int8_t *q = b.q[g] + (row - first);
+                const uint8_t *q = rows[g / 2][row - first] + g % 2 * RWKVC_GROUP;
                 memcpy(bytes + p->groups * 4 * bits + 2 * (group + g), &b.scale[g][row - first], 2);
                 uint64_t high = 0;
                 if (bits == 8) {
-                    bytes += RWKVC_GROUP * (group + g);
-                    for (uint32_t i = 0; i < RWKVC_GROUP; i++) bytes[i] = (uint8_t)q[i * LANES];
+                    memcpy(bytes + RWKVC_GROUP * (group + g), q, RWKVC_GROUP);
                     continue;
                 }
-                for (uint32_t i = RWKVC_GROUP; i-- > 0;)
-                    high = high << more | (((uint32_t)q[i * LANES] + bias) & 0xff) >> 4;
+                for (uint32_t i = RWKVC_GROUP; i-- > 0;) high = high << more | ((q[i] + bias) & 0xff) >> 4;
                 memcpy(bytes + 16 * p->groups + 4 * more * (group + g), &high, 4 * more);
                 bytes += 16 * (group + g);
                 for (uint32_t i = 0; i < 16; i++)
-                    bytes[i] = (uint8_t)((((uint32_t)q[i * LANES] + bias) & 15) |
-                                         (((uint32_t)q[(i + 16) * LANES] + bias) & 15) << 4);
+                    bytes[i] = (uint8_t)(((q[i] + bias) & 15) | ((q[i + 16] + bias) & 15) << 4);
             }
     }
     return RWKVC_OK;

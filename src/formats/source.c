@@ -121,6 +121,27 @@ void rwkvc_source_prefetch(const rwkvc_source *source, uint64_t row, uint64_t co
     for (; line < end; line += 64) PREFETCH(line);
 }
 
+bool rwkvc_source_read_rows(const rwkvc_tensor_info *info, const rwkvc_source *source, const rwkvc_kernels *kernels,
+                            uint64_t row, uint32_t n_rows, uint64_t col, uint32_t n, float *x) {
+    static const uint8_t zeros[RWKVC_SOURCE_INPUTS * sizeof(float)];
+    if (source->dtype > RWKVC_DTYPE_BF16 || info->transform || source->repeat > 1) return false;
+    if (source->col_stride == 1 && n % RWKVC_GROUP == 0) {
+        const uint8_t *rows[RWKVC_PANEL];
+        for (uint32_t r = 0; r < RWKVC_PANEL; r++)
+            rows[r] = r < n_rows ? address_of(source, place_of(source, row + r) + (int64_t)col) : zeros;
+        return kernels->widen_rows(source->dtype, rows, n, x);
+    }
+    bool one_block = source->block_rows == 0 || row / source->block_rows == (row + n_rows - 1) / source->block_rows;
+    if (source->row_stride != 1 || !one_block) return false;
+    bool finite = true;
+    if (n_rows < RWKVC_PANEL) memset(x, 0, (uint64_t)n * RWKVC_PANEL * sizeof *x);
+    for (uint32_t i = 0; i < n && finite; i++) {
+        int64_t at = place_of(source, row) + (int64_t)(col + i) * source->col_stride;
+        finite = kernels->widen(source->dtype, address_of(source, at), n_rows, x + (uint64_t)i * RWKVC_PANEL);
+    }
+    return finite;
+}
+
 rwkvc_status rwkvc_source_read(const rwkvc_tensor_info *info, const rwkvc_source *source, const rwkvc_kernels *kernels,
                                uint64_t row, uint64_t col, uint64_t n, float *dst) {
     bool finite;

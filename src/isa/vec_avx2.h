@@ -189,5 +189,46 @@ VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     interleave_32(a.hi, b.hi, c.hi, d.hi, hi);
     for (int v = 0; v < 4; v++) out[v] = (vb){lo[v], hi[v]};
 }
+/* 8 numbers of each of 8 rows. */
+VEC void columns_8(const uint8_t *const *rows, uint64_t skip, uint8_t *out) {
+    __m256i quad[2][4];
+    UNROLL for (int i = 0; i < 2; i++) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(rows[4 * i] + skip));
+        __m256i b = _mm256_loadu_si256((const __m256i *)(rows[4 * i + 1] + skip));
+        __m256i c = _mm256_loadu_si256((const __m256i *)(rows[4 * i + 2] + skip));
+        __m256i d = _mm256_loadu_si256((const __m256i *)(rows[4 * i + 3] + skip));
+        __m256i ab_lo = _mm256_unpacklo_epi32(a, b), ab_hi = _mm256_unpackhi_epi32(a, b);
+        __m256i cd_lo = _mm256_unpacklo_epi32(c, d), cd_hi = _mm256_unpackhi_epi32(c, d);
+        quad[i][0] = _mm256_unpacklo_epi64(ab_lo, cd_lo);
+        quad[i][1] = _mm256_unpackhi_epi64(ab_lo, cd_lo);
+        quad[i][2] = _mm256_unpacklo_epi64(ab_hi, cd_hi);
+        quad[i][3] = _mm256_unpackhi_epi64(ab_hi, cd_hi);
+    }
+    UNROLL for (int k = 0; k < 4; k++) {
+        _mm256_storeu_si256((__m256i *)(out + 64 * k), _mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x20));
+        _mm256_storeu_si256((__m256i *)(out + 64 * (4 + k)), _mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x31));
+    }
+}
+VEC void vb_columns(const uint8_t *const rows[16], uint64_t skip, uint8_t *out) {
+    UNROLL for (int i = 0; i < 4; i++) columns_8(rows + i / 2 * 8, skip + i % 2 * 32, out + i / 2 * 32 + i % 2 * 512);
+}
+VEC vf vf_even_bf16(vb a) {
+    return BOTH(_mm256_castsi256_ps(_mm256_slli_epi32(a.lo, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(a.hi, 16)));
+}
+VEC vf vf_odd_bf16(vb a) {
+    __m256i mask = _mm256_set1_epi32((int32_t)0xffff0000);
+    return BOTH(_mm256_castsi256_ps(_mm256_and_si256(a.lo, mask)), _mm256_castsi256_ps(_mm256_and_si256(a.hi, mask)));
+}
+/* The low words of 8 numbers that are below 2^16. */
+VEC __m256 half_8(__m256i a) {
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+}
+VEC vf vf_even_half(vb a) {
+    __m256i mask = _mm256_set1_epi32(0xffff);
+    return BOTH(half_8(_mm256_and_si256(a.lo, mask)), half_8(_mm256_and_si256(a.hi, mask)));
+}
+VEC vf vf_odd_half(vb a) {
+    return BOTH(half_8(_mm256_srli_epi32(a.lo, 16)), half_8(_mm256_srli_epi32(a.hi, 16)));
+}
 
 #undef BOTH

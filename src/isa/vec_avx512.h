@@ -135,6 +135,35 @@ VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     out[2] = _mm512_unpacklo_epi16(ab_hi, cd_hi);
     out[3] = _mm512_unpackhi_epi16(ab_hi, cd_hi);
 }
+VEC void vb_columns(const uint8_t *const rows[16], uint64_t skip, uint8_t *out) {
+    __m512i quad[4][4]; /* [rows 4i .. 4i + 3][k]: numbers 4m + k of them in lane m of 128 bits */
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m512i a = vb_load(rows[4 * i] + skip), b = vb_load(rows[4 * i + 1] + skip);
+        __m512i c = vb_load(rows[4 * i + 2] + skip), d = vb_load(rows[4 * i + 3] + skip);
+        __m512i ab_lo = _mm512_unpacklo_epi32(a, b), ab_hi = _mm512_unpackhi_epi32(a, b);
+        __m512i cd_lo = _mm512_unpacklo_epi32(c, d), cd_hi = _mm512_unpackhi_epi32(c, d);
+        quad[i][0] = _mm512_unpacklo_epi64(ab_lo, cd_lo);
+        quad[i][1] = _mm512_unpackhi_epi64(ab_lo, cd_lo);
+        quad[i][2] = _mm512_unpacklo_epi64(ab_hi, cd_hi);
+        quad[i][3] = _mm512_unpackhi_epi64(ab_hi, cd_hi);
+    }
+    UNROLL for (int k = 0; k < 4; k++) {
+        __m512i even = _mm512_shuffle_i32x4(quad[0][k], quad[1][k], 0x88);
+        __m512i odd = _mm512_shuffle_i32x4(quad[0][k], quad[1][k], 0xdd);
+        __m512i even_2 = _mm512_shuffle_i32x4(quad[2][k], quad[3][k], 0x88);
+        __m512i odd_2 = _mm512_shuffle_i32x4(quad[2][k], quad[3][k], 0xdd);
+        vb_store(out + 64 * k, _mm512_shuffle_i32x4(even, even_2, 0x88));
+        vb_store(out + 64 * (4 + k), _mm512_shuffle_i32x4(odd, odd_2, 0x88));
+        vb_store(out + 64 * (8 + k), _mm512_shuffle_i32x4(even, even_2, 0xdd));
+        vb_store(out + 64 * (12 + k), _mm512_shuffle_i32x4(odd, odd_2, 0xdd));
+    }
+}
+VEC vf vf_even_bf16(vb a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
+VEC vf vf_odd_bf16(vb a) {
+    return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int32_t)0xffff0000)));
+}
+VEC vf vf_even_half(vb a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
+VEC vf vf_odd_half(vb a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16))); }
 VEC vw vw_from(vb stored) { return stored; }
 VEC vi vi_dot_begin(int32_t with_offset, int32_t without) {
     (void)without;

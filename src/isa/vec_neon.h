@@ -184,3 +184,31 @@ VEC vb vb_zip(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_
     interleave_16(vld1q_u8(a), vld1q_u8(b), vld1q_u8(c), vld1q_u8(d), out);
     return (vb){out[0], out[1], out[2], out[3]};
 }
+/* 4 numbers of each of 4 rows. */
+VEC void columns_4(const uint8_t *const *rows, uint64_t skip, uint8_t *out) {
+    uint32x4_t a = vreinterpretq_u32_u8(vld1q_u8(rows[0] + skip)), b = vreinterpretq_u32_u8(vld1q_u8(rows[1] + skip));
+    uint32x4_t c = vreinterpretq_u32_u8(vld1q_u8(rows[2] + skip)), d = vreinterpretq_u32_u8(vld1q_u8(rows[3] + skip));
+    uint32x4_t ac_lo = vzip1q_u32(a, c), ac_hi = vzip2q_u32(a, c), bd_lo = vzip1q_u32(b, d), bd_hi = vzip2q_u32(b, d);
+    vst1q_u8(out, vreinterpretq_u8_u32(vzip1q_u32(ac_lo, bd_lo)));
+    vst1q_u8(out + 64, vreinterpretq_u8_u32(vzip2q_u32(ac_lo, bd_lo)));
+    vst1q_u8(out + 128, vreinterpretq_u8_u32(vzip1q_u32(ac_hi, bd_hi)));
+    vst1q_u8(out + 192, vreinterpretq_u8_u32(vzip2q_u32(ac_hi, bd_hi)));
+}
+VEC void vb_columns(const uint8_t *const rows[16], uint64_t skip, uint8_t *out) {
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++) columns_4(rows + 4 * i, skip + 16 * (uint64_t)j, out + 256 * j + 16 * i);
+}
+VEC float32x4_t even_bf16_4(uint8x16_t x) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_u8(x), 16)); }
+VEC float32x4_t odd_bf16_4(uint8x16_t x) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(x), vdupq_n_u32(0xffff0000)));
+}
+VEC float32x4_t even_half_4(uint8x16_t x) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_u8(x))));
+}
+VEC float32x4_t odd_half_4(uint8x16_t x) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32(vreinterpretq_u32_u8(x), 16)));
+}
+VEC vf vf_even_bf16(vb x) { return (vf)EACH(even_bf16_4, x); }
+VEC vf vf_odd_bf16(vb x) { return (vf)EACH(odd_bf16_4, x); }
+VEC vf vf_even_half(vb x) { return (vf)EACH(even_half_4, x); }
+VEC vf vf_odd_half(vb x) { return (vf)EACH(odd_half_4, x); }

@@ -250,6 +250,32 @@ VEC vb vb_zip(const uint8_t *a, const uint8_t *b, const uint8_t *c, const uint8_
     }
     return r;
 }
+/* Numbers of 4 bytes, 16 of each of 16 rows: out[16, 16] has the rows side by side, number j of row r at [j, r]. */
+LONG_VEC void vb_columns(const uint8_t *const rows[16], uint64_t skip, uint8_t *out) {
+    for (int j = 0; j < 16; j++) EACH_LANE memcpy(out + 64 * j + 4 * lane_, rows[lane_] + skip + 4 * j, 4);
+}
+/* Of 32 bf16 or halves the even and the odd ones. */
+VEC void half_words(vb a, int odd, uint16_t *out) { EACH_LANE memcpy(out + lane_, a.byte + 4 * lane_ + 2 * odd, 2); }
+VEC vf vf_even_bf16(vb a) {
+    uint16_t p[16];
+    half_words(a, 0, p);
+    return vf_load_bf16(p);
+}
+VEC vf vf_odd_bf16(vb a) {
+    uint16_t p[16];
+    half_words(a, 1, p);
+    return vf_load_bf16(p);
+}
+VEC vf vf_even_half(vb a) {
+    uint16_t p[16];
+    half_words(a, 0, p);
+    return vf_load_half(p);
+}
+VEC vf vf_odd_half(vb a) {
+    uint16_t p[16];
+    half_words(a, 1, p);
+    return vf_load_half(p);
+}
 /* Four columns of 64 rows → four operands of 16 rows x 4 inputs; row of a lane: rwkvc_value_row. */
 LONG_VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     for (uint32_t v = 0; v < 4; v++) EACH_LANE {

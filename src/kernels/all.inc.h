@@ -39,6 +39,8 @@ const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .quantise_feedback = KERNEL(quantise_feedback),
     .pack_lines = {OF_FORMATS(pack_lines), [RWKVC_FORMAT_Q8] = KERNEL(pack_lines_8)},
     .widen = KERNEL(widen),
+    .widen_rows = KERNEL(widen_rows),
+    .by_row = KERNEL(by_row),
     .plain_panels = KERNEL(plain_panels),
     .q8_quantise = KERNEL(q8_quantise),
     .embedding = KERNEL(embedding),

@@ -144,6 +144,10 @@ typedef struct rwkvc_kernels {
 
     /* n values of a float dtype as f32. */
     bool (*widen)(uint32_t dtype, const void *source, uint64_t n, float *out);
+    /* The same of 16 rows, x[input, 16]; n % 32 == 0. */
+    bool (*widen_rows)(uint32_t dtype, const uint8_t *const rows[16], uint64_t n, float *x);
+    /* Integers q[64, 16] of two groups as rows [16, 64]. */
+    void (*by_row)(const int8_t *q, uint8_t *rows);
     /* Panels of 16 rows stored as f32 or f16: out[t, panel, 16] for tokens x[t, ldx], n <= plain_tile.
      * Inputs that are 0 are skipped when `sparse` and n = 1, which changes no bit but the sign of a zero. */
     void (*plain_panels)(const uint8_t *panels, uint64_t panel_bytes, uint32_t n_panels, uint32_t format, uint32_t cols,

@@ -175,6 +175,43 @@ static void KERNEL(pack_lines_6)(const int8_t *q, uint8_t *lines) { KERNEL(pack_
 static void KERNEL(pack_lines_5)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(5, q, lines); }
 static void KERNEL(pack_lines_4)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(4, q, lines); }
 
+/* n inputs of 16 rows of a float dtype as x[input, 16], n % 32 == 0. Returns whether all are finite. */
+static bool KERNEL(widen_rows)(uint32_t dtype, const uint8_t *const rows[16], uint64_t n, float *x) {
+    uint8_t columns[1024];
+    vf zeros = vf_zero();
+    uint64_t size = dtype == RWKVC_DTYPE_F32 ? 4 : 2, each = 64 / size;
+    for (uint64_t skip = 0; skip < n * size; skip += 64, x += 16 * each) {
+        vb_columns(rows, skip, columns);
+        for (uint32_t j = 0; j < 16; j++) {
+            if (dtype == RWKVC_DTYPE_F32) {
+                vf y = vf_load((const float *)(const void *)(columns + 64 * j));
+                vf_store(x + 16 * j, y);
+                zeros = vf_fma(y, vf_zero(), zeros);
+                continue;
+            }
+            vb pairs = vb_load(columns + 64 * j);
+            vf even = dtype == RWKVC_DTYPE_BF16 ? vf_even_bf16(pairs) : vf_even_half(pairs);
+            vf odd = dtype == RWKVC_DTYPE_BF16 ? vf_odd_bf16(pairs) : vf_odd_half(pairs);
+            vf_store(x + 32 * j, even);
+            vf_store(x + 32 * j + 16, odd);
+            zeros = vf_fma(odd, vf_zero(), vf_fma(even, vf_zero(), zeros));
+        }
+    }
+    return vf_sum(zeros) == 0;
+}
+
+/* Integers q[64, 16] of two groups as rows [16, 64]. */
+static void KERNEL(by_row)(const int8_t *q, uint8_t *rows) {
+    uint8_t quads[1024];
+    const uint8_t *quad[16];
+    for (uint32_t i = 0; i < 16; i++) {
+        const uint8_t *p = (const uint8_t *)q + 64 * i;
+        vb_store(quads + 64 * i, vb_zip(p, p + 16, p + 32, p + 48));
+        quad[i] = quads + 64 * i;
+    }
+    vb_columns(quad, 0, rows);
+}
+
 /* n floats of a dtype. Returns whether all are finite: then 0 times each is 0. */
 static bool KERNEL(widen)(uint32_t dtype, const void *source, uint64_t n, float *out) {
     const uint16_t *half = source;

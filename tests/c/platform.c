@@ -24,7 +24,7 @@ static void show_file(const char *path) {
         printf("refused %s\n", rwkvc_last_error());
     else
         printf("mapped %llu %u %08x\n", (unsigned long long)mapping.size_bytes, mapping.bytes[mapping.size_bytes - 1],
-               (unsigned)rwkvc_crc32_of(0, mapping.bytes, first));
+               (unsigned)rwkvc_crc32(0, mapping.bytes, first));
     rwkvc_unmap_file(&mapping);
 }
 

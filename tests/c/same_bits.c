@@ -29,7 +29,7 @@ static float *floats(uint64_t count) {
     return memory;
 }
 
-static uint32_t crc(const float *x, uint64_t count) { return rwkvc_crc32_of(0, (const uint8_t *)x, count * sizeof *x); }
+static uint32_t crc(const float *x, uint64_t count) { return rwkvc_crc32(0, (const uint8_t *)x, count * sizeof *x); }
 
 static checksums run(const rwkvc_model *model, const char *isa) {
     rwkvc_config config;
@@ -94,7 +94,7 @@ static checksums pack(uint32_t format, uint32_t kind, const char *isa) {
     use_isa(isa);
     if (rwkvc_pack(&info, &source, 0, rwkvc_packed_panels(kind, format, ROWS, COLS), packed)) fail("pack");
     use_isa("");
-    checksums sums = {rwkvc_crc32_of(0, packed, bytes), 0};
+    checksums sums = {rwkvc_crc32(0, packed, bytes), 0};
     rwkvc_free(packed);
     return sums;
 }

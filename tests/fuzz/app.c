@@ -28,7 +28,7 @@ static void mend_checksum(uint8_t *bytes, size_t size) {
     for (size_t at = 8; at + sizeof mark + 8 < 8 + length; at++)
         if (memcmp(bytes + at, mark, sizeof mark - 1) == 0) {
             char crc[9];
-            snprintf(crc, sizeof crc, "%08x", (unsigned)rwkvc_crc32_of(0, bytes + 8 + length, size - 8 - length));
+            snprintf(crc, sizeof crc, "%08x", (unsigned)rwkvc_crc32(0, bytes + 8 + length, size - 8 - length));
             memcpy(bytes + at + sizeof mark - 1, crc, 8);
             return;
         }

@@ -6,12 +6,13 @@ from __future__ import annotations
 import codecs
 import hashlib
 import struct
+import zlib
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwkv_cpu import Model
+from rwkv_cpu import Model, engine
 from rwkv_cpu.chat.template import ChatTemplate
 from rwkv_cpu.reader import Reader
 from rwkv_cpu.state import prefix_digests
@@ -24,6 +25,12 @@ def test_a_texts_digest_is_a_chain_of_blake2b(tokens, start):
         digest = hashlib.blake2b(digest + struct.pack("<I", token), digest_size=16).digest()
         expected.append(digest)
     assert list(prefix_digests(np.array(tokens, np.uint32), start)) == expected
+
+
+@given(st.integers(0, 2**32 - 1), st.binary(max_size=700), st.integers(0, 63))
+def test_crc32_is_zlibs_of_any_length_and_alignment(before, data, skip):
+    for whole in (data, data * 40):
+        assert engine.crc32(memoryview(whole)[skip:], before) == zlib.crc32(memoryview(whole)[skip:], before)
 
 
 def test_the_fingerprint_is_sha256_of_the_files_table(demo_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rwkv_cpu import engine
-from rwkv_cpu.errors import ArgumentError
+from rwkv_cpu.errors import ArgumentError, NonFiniteError
 from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.quantize.checksums import joined_crc32
 
@@ -56,3 +56,40 @@ def test_a_part_needs_its_room() -> None:
     room = engine.packed_offset(info, 3) - engine.packed_offset(info, 1)
     with pytest.raises(ArgumentError, match="panels 1 to 3"):
         engine.pack_part(info, weights, "f32", 1, 3, aligned_zeros(room - 1))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("kind", [*KINDS, engine.KIND_LOW_RANK])
+@pytest.mark.parametrize("shape", [(1100, 288), (40, 300), (3, 64)])
+def test_however_a_source_lies_it_is_read_alike(kind: int, dtype: engine.Dtype, shape: tuple[int, int]) -> None:
+    """Rows in order and columns in order are read 16 rows at a time; with a gap after each value one by one."""
+    values = np.random.default_rng(kind).standard_normal(shape).astype(np.float32)
+    stored = {
+        "f32": values,
+        "f16": values.astype(np.float16),
+        "bf16": (values.view(np.uint32) >> 16).astype(np.uint16),
+    }[dtype]
+    gaps = np.zeros((shape[0], shape[1], 2), stored.dtype)
+    gaps[..., 0] = stored
+    info = engine.TensorInfo("t", kind, engine.FORMAT_Q8, None, shape, False, *shape)
+    turned = engine.TensorInfo("t", kind, engine.FORMAT_Q8, None, shape[::-1], True, *shape)
+    info.size_bytes = engine.packed_bytes(info)
+    packed = []
+    sources = [(info, gaps[..., 0]), (info, stored), (turned, np.ascontiguousarray(stored.T)), (turned, stored.T)]
+    for how, source in sources:
+        out = aligned_zeros(info.size_bytes)
+        engine.pack(how, source, dtype, 0, engine.packed_panels(info), out)
+        packed.append(out.tobytes())
+    assert packed[1:] == packed[:1] * 3
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_one_value_that_is_not_finite_is_named(bad: float, dtype: engine.Dtype) -> None:
+    values = np.ones((48, 320), np.float32 if dtype == "f32" else np.float16)
+    values[37, 201] = bad
+    info = engine.TensorInfo("t", engine.KIND_MATRIX, engine.FORMAT_Q8, None, values.shape, False, *values.shape)
+    turned = engine.TensorInfo("t", info.kind, info.format, None, values.shape[::-1], True, *values.shape)
+    for how, source in ((info, values), (turned, np.ascontiguousarray(values.T))):
+        with pytest.raises(NonFiniteError, match="row 37, column 201"):
+            engine.pack(how, source, dtype, 0, engine.packed_panels(info), aligned_zeros(engine.packed_bytes(info)))

@@ -137,6 +137,10 @@ def test_report_and_metadata_tell_the_truth(checkpoint: Path, tmp_path: Path) ->
     assert about["n_vocab"] == 320
     assert about["metadata"]["rwkv_cpu.source_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert about["metadata"]["rwkv_cpu.source"] == "tiny.pth"
+    without = tmp_path / "without.rwkv"
+    quantize(checkpoint, without, tokenizer="none", source_digest=False)
+    assert "rwkv_cpu.source_sha256" not in describe_file(without)["metadata"]
+    assert verify_file(without) == len(about["tensors"])
     assert len(about["tensors"]) == verify_file(target)
     assert all(tensor["offset"] % 64 == 0 for tensor in about["tensors"])
 

@@ -12,6 +12,10 @@
     OP(load_half, vf_store(y, vf_load_half((const uint16_t *)pa)))                                                     \
     OP(load_half_2, vf_store(y, vf_load_half((const uint16_t *)pa + 16)))                                              \
     OP(load_bf16, vf_store(y, vf_load_bf16((const uint16_t *)pa)))                                                     \
+    OP(even_bf16, vf_store(y, vf_even_bf16(u)))                                                                        \
+    OP(odd_bf16, vf_store(y, vf_odd_bf16(u)))                                                                          \
+    OP(even_half, vf_store(y, vf_even_half(u)))                                                                        \
+    OP(odd_half, vf_store(y, vf_odd_half(u)))                                                                          \
     OP(load_i8, vf_store(y, vf_load_i8((const int8_t *)pa)))                                                           \
     OP(add, vf_store(y, vf_add(a, b)))                                                                                 \
     OP(sub, vf_store(y, vf_sub(a, b)))                                                                                 \
@@ -54,6 +58,10 @@
     OP(store_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_load_i8((const int8_t *)pa))))                               \
     OP(round_i8, vi_store_i8((int8_t *)out, vi_from_vf(vf_mul(vf_load_i8((const int8_t *)pa), vf_set1(0.5f)))))        \
     OP(nonzero, KERNEL(nonzero)((const int8_t *)pa, (const int8_t *)pb, out))                                          \
+    OP(columns_0, KERNEL(column)(pa, pb, pc, 0, out))                                                                  \
+    OP(columns_6, KERNEL(column)(pa, pb, pc, 6, out))                                                                  \
+    OP(columns_9, KERNEL(column)(pa, pb, pc, 9, out))                                                                  \
+    OP(columns_15, KERNEL(column)(pa, pb, pc, 15, out))                                                                \
     OP(interleave_0, KERNEL(interleave)(pa, pb, pc, 0, out))                                                           \
     OP(interleave_1, KERNEL(interleave)(pa, pb, pc, 1, out))                                                           \
     OP(interleave_2, KERNEL(interleave)(pa, pb, pc, 2, out))                                                           \
@@ -106,6 +114,18 @@ VEC vf KERNEL(numbers)(vf a) { return vf_max(a, vf_set1(-1e6f)); }
 VEC vf KERNEL(near_halves)(const float *a, const float *b) {
     vf half = vf_load_half((const uint16_t *)a), step = vf_load_i8((const int8_t *)b);
     return KERNEL(numbers)(vf_fma(half, vf_mul(step, vf_set1(0x1p-14f)), half));
+}
+
+/* One column of rows that differ. */
+VEC void KERNEL(column)(const float *a, const float *b, const float *c, int which, uint8_t *out) {
+    const uint8_t *own[3] = {(const uint8_t *)a, (const uint8_t *)b, (const uint8_t *)c}, *rows[16];
+    uint8_t different[16][64], columns[1024];
+    for (int r = 0; r < 16; r++) {
+        for (int i = 0; i < 64; i++) different[r][i] = (uint8_t)(own[r % 3][i] + r);
+        rows[r] = different[r];
+    }
+    vb_columns(rows, 0, columns);
+    memcpy(out, columns + 64 * which, 64);
 }
 
 VEC void KERNEL(interleave)(const float *a, const float *b, const float *c, int which, uint8_t *out) {
