@@ -93,8 +93,8 @@ def quantize(
         lora: an adapter (LoRA or PiSSA, as RWKV-PEFT writes them) to merge into the checkpoint, in f32.
         lora_alpha: LoRA's alpha, which does not stand in the file.
         pissa_init: PiSSA's file of initial factors; then there is no alpha.
-        source_digest: take the checkpoint's sha256 for the file's metadata. Uncalibrated it is what takes longest: it cannot
-            be shared among cores.
+        source_digest: take the checkpoint's sha256 for the file's metadata. Without calibration that takes longest: it
+            cannot be shared among cores.
         force: replace an existing target.
         on_progress: called with (work done, work in all) about 20 times a second, on the caller's thread: bytes packed,
             and what calibration takes in terms of them.

@@ -197,9 +197,8 @@ rwkvc_status rwkvc_state_to_bytes(const rwkvc_state_layout *layout, const rwkvc_
         at += write_part(layout, &layout->parts[p], saved->state, halves[p], at);
     if (logits_bytes) memcpy(at, saved->logits, logits_bytes);
     char crc[9];
-    snprintf(
-        crc, sizeof crc, "%08x",
-        rwkvc_crc32(checksum_of_text(layout->fingerprint, n_tokens, digest, "2"), out + body, end + logits_bytes));
+    snprintf(crc, sizeof crc, "%08x",
+             rwkvc_crc32(checksum_of_text(layout->fingerprint, n_tokens, digest, "2"), out + body, end + logits_bytes));
     memcpy(out + LENGTH_BYTES + crc_at, crc, 8);
     return RWKVC_OK;
 }

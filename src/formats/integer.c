@@ -166,7 +166,7 @@ static void prefetch_next(const packing *p, uint64_t row, uint64_t col) {
     if (row < info->rows) rwkvc_source_prefetch(p->source, row, col, rwkvc_min(BLOCK, info->cols - col));
 }
 
-/* x[input, lane] of n inputs, row by row. */
+/* x[input, lane] of n inputs, row by row: the slow way, for what rwkvc_source_read_rows does not take. */
 static rwkvc_status read_singly(const packing *p, uint64_t row, uint32_t n_rows, uint64_t col, uint64_t n, float *x) {
     float values[BLOCK];
     for (uint32_t lane = 0; lane < LANES; lane++) {

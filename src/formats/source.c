@@ -123,7 +123,8 @@ void rwkvc_source_prefetch(const rwkvc_source *source, uint64_t row, uint64_t co
 
 bool rwkvc_source_read_rows(const rwkvc_tensor_info *info, const rwkvc_source *source, const rwkvc_kernels *kernels,
                             uint64_t row, uint32_t n_rows, uint64_t col, uint32_t n, float *x) {
-    static const uint8_t zeros[RWKVC_SOURCE_INPUTS * sizeof(float)];
+    static uint8_t
+        zeros[RWKVC_SOURCE_INPUTS * sizeof(float)]; /* never written; not const, so it takes no room in a file */
     if (source->dtype > RWKVC_DTYPE_BF16 || info->transform || source->repeat > 1) return false;
     if (source->col_stride == 1 && n % RWKVC_GROUP == 0) {
         const uint8_t *rows[RWKVC_PANEL];

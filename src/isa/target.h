@@ -41,6 +41,8 @@
 #endif
 
 #if defined(__GNUC__)
+/* What is called often enough to be fast and from enough places to be there once. */
+#define NOINLINE __attribute__((noinline))
 #define VEC static inline __attribute__((always_inline, unused))
 /* A unit without vector registers to fill defines RWKVC_NO_UNROLL: unrolled, it would only be large. There LONG_VEC are
  * functions that are called. */
@@ -49,7 +51,7 @@
 #if !defined(__clang__) /* whose -O3 writes out no loops over lanes */
 #define RWKVC_SMALL 1
 #endif
-#define LONG_VEC static __attribute__((noinline, unused))
+#define LONG_VEC static NOINLINE __attribute__((unused))
 #else
 #define LONG_VEC VEC
 #define UNROLL RWKVC_PRAGMA(GCC unroll 16)
@@ -67,6 +69,7 @@
     } while (0)
 #else
 #define VEC static inline
+#define NOINLINE
 #define LONG_VEC VEC
 #define UNROLL
 #define PREFETCH_PAGE(address) ((void)(address))

@@ -227,8 +227,6 @@ VEC vf vf_even_half(vb a) {
     __m256i mask = _mm256_set1_epi32(0xffff);
     return BOTH(half_8(_mm256_and_si256(a.lo, mask)), half_8(_mm256_and_si256(a.hi, mask)));
 }
-VEC vf vf_odd_half(vb a) {
-    return BOTH(half_8(_mm256_srli_epi32(a.lo, 16)), half_8(_mm256_srli_epi32(a.hi, 16)));
-}
+VEC vf vf_odd_half(vb a) { return BOTH(half_8(_mm256_srli_epi32(a.lo, 16)), half_8(_mm256_srli_epi32(a.hi, 16))); }
 
 #undef BOTH

@@ -159,9 +159,7 @@ VEC void vb_columns(const uint8_t *const rows[16], uint64_t skip, uint8_t *out) 
     }
 }
 VEC vf vf_even_bf16(vb a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
-VEC vf vf_odd_bf16(vb a) {
-    return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int32_t)0xffff0000)));
-}
+VEC vf vf_odd_bf16(vb a) { return _mm512_castsi512_ps(_mm512_and_si512(a, _mm512_set1_epi32((int32_t)0xffff0000))); }
 VEC vf vf_even_half(vb a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
 VEC vf vf_odd_half(vb a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16))); }
 VEC vw vw_from(vb stored) { return stored; }

@@ -256,22 +256,22 @@ LONG_VEC void vb_columns(const uint8_t *const rows[16], uint64_t skip, uint8_t *
 }
 /* Of 32 bf16 or halves the even and the odd ones. */
 VEC void half_words(vb a, int odd, uint16_t *out) { EACH_LANE memcpy(out + lane_, a.byte + 4 * lane_ + 2 * odd, 2); }
-VEC vf vf_even_bf16(vb a) {
+LONG_VEC vf vf_even_bf16(vb a) {
     uint16_t p[16];
     half_words(a, 0, p);
     return vf_load_bf16(p);
 }
-VEC vf vf_odd_bf16(vb a) {
+LONG_VEC vf vf_odd_bf16(vb a) {
     uint16_t p[16];
     half_words(a, 1, p);
     return vf_load_bf16(p);
 }
-VEC vf vf_even_half(vb a) {
+LONG_VEC vf vf_even_half(vb a) {
     uint16_t p[16];
     half_words(a, 0, p);
     return vf_load_half(p);
 }
-VEC vf vf_odd_half(vb a) {
+LONG_VEC vf vf_odd_half(vb a) {
     uint16_t p[16];
     half_words(a, 1, p);
     return vf_load_half(p);

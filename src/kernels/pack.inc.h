@@ -83,9 +83,9 @@ VEC void KERNEL(consider)(KERNEL(choice) * best, vf xq, vf qq) {
     best->worth = vf_where_less(best->worth, worth, worth, best->worth);
 }
 
-VEC void KERNEL(quantise_linear)(const uint32_t bits, const float *x, int8_t *q, uint16_t *scale) {
+/* Integers in -end .. end - 1; one function for all numbers of bits. */
+static NOINLINE void KERNEL(quantise_linear)(float end, const float *x, int8_t *q, uint16_t *scale) {
     enum { TRIES = 6 };
-    const float end = (float)(1 << (bits - 1));
     vf largest, value = KERNEL(extreme)(x, &largest), one = vf_set1(1);
     /* a group of zeros, or one so small that the inverse would not be finite, is stored as zeros */
     vf tiny = vf_set1(1e-30f), divisor = vf_where_less(largest, tiny, one, value);
@@ -106,12 +106,12 @@ VEC void KERNEL(quantise_linear)(const uint32_t bits, const float *x, int8_t *q,
 
 static void KERNEL(quantise_6)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
     (void)book;
-    KERNEL(quantise_linear)(6, x, q, scale);
+    KERNEL(quantise_linear)(32, x, q, scale);
 }
 
 static void KERNEL(quantise_5)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
     (void)book;
-    KERNEL(quantise_linear)(5, x, q, scale);
+    KERNEL(quantise_linear)(16, x, q, scale);
 }
 
 static void KERNEL(quantise_4)(const float *x, const int8_t *values, int8_t *q, uint16_t *scale) {
@@ -175,13 +175,17 @@ static void KERNEL(pack_lines_6)(const int8_t *q, uint8_t *lines) { KERNEL(pack_
 static void KERNEL(pack_lines_5)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(5, q, lines); }
 static void KERNEL(pack_lines_4)(const int8_t *q, uint8_t *lines) { KERNEL(pack_lines)(4, q, lines); }
 
+static NOINLINE void KERNEL(columns)(const uint8_t *const rows[16], uint64_t skip, uint8_t *out) {
+    vb_columns(rows, skip, out);
+}
+
 /* n inputs of 16 rows of a float dtype as x[input, 16], n % 32 == 0. Returns whether all are finite. */
 static bool KERNEL(widen_rows)(uint32_t dtype, const uint8_t *const rows[16], uint64_t n, float *x) {
     uint8_t columns[1024];
     vf zeros = vf_zero();
     uint64_t size = dtype == RWKVC_DTYPE_F32 ? 4 : 2, each = 64 / size;
     for (uint64_t skip = 0; skip < n * size; skip += 64, x += 16 * each) {
-        vb_columns(rows, skip, columns);
+        KERNEL(columns)(rows, skip, columns);
         for (uint32_t j = 0; j < 16; j++) {
             if (dtype == RWKVC_DTYPE_F32) {
                 vf y = vf_load((const float *)(const void *)(columns + 64 * j));
@@ -209,7 +213,7 @@ static void KERNEL(by_row)(const int8_t *q, uint8_t *rows) {
         vb_store(quads + 64 * i, vb_zip(p, p + 16, p + 32, p + 48));
         quad[i] = quads + 64 * i;
     }
-    vb_columns(quad, 0, rows);
+    KERNEL(columns)(quad, 0, rows);
 }
 
 /* n floats of a dtype. Returns whether all are finite: then 0 times each is 0. */
