@@ -51,7 +51,11 @@
 #if !defined(__clang__) /* whose -O3 writes out no loops over lanes */
 #define RWKVC_SMALL 1
 #endif
+#if defined(RWKVC_SMALL)
+#define LONG_VEC static NOINLINE __attribute__((unused, optimize("O2")))
+#else
 #define LONG_VEC static NOINLINE __attribute__((unused))
+#endif
 #else
 #define LONG_VEC VEC
 #define UNROLL RWKVC_PRAGMA(GCC unroll 16)

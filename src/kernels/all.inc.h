@@ -8,7 +8,7 @@
 #include "kernels/measure.inc.h"
 #if defined(RWKVC_SMALL) /* quantising runs once a file: it need not be written out there */
 #pragma GCC push_options
-#pragma GCC optimize("O2")
+#pragma GCC optimize("Os")
 #endif
 #include "kernels/pack.inc.h"
 #include "kernels/feedback.inc.h"
