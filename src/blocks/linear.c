@@ -2,6 +2,7 @@
  * Matrix products: cutting them into items for the pool, and the way from packed weights and activations to a
  * finished block of outputs. Formats differ here and in kernels/, nowhere else. */
 #include "forward.h"
+#include "isa/target.h"
 
 enum {
     ITEM_BYTES = 1 << 15, /* weights of one item when few tokens wait for memory */
@@ -128,6 +129,14 @@ static void finish(const rwkvc_pass *pass, const target *to, const float *sums, 
                               to->ld);
 }
 
+/* Ask for the outputs of a panel before it is multiplied: they lie a page apart, where no prefetcher of the processor's
+ * follows. */
+static void ask_for_outputs(const target *to, uint32_t token, uint32_t n, uint32_t row) {
+    if (to->p->out_rows) return;
+    const float *out = to->out + (row - to->first_row) + token * to->ld;
+    for (uint32_t t = 0; t < n; t++) PREFETCH_OUTPUT(out + t * to->ld);
+}
+
 /* sums[n columns, 16] → sums[tokens, 16]: the parts of a token's activations add up. */
 static void add_parts(float *sums, uint32_t columns, uint32_t parts) {
     if (parts == 1) return;
@@ -154,6 +163,7 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
     }
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
+        ask_for_outputs(to, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
         pass->kernels->panel[format](weights, p->weight->book, quarters, q8, c, n, sums);
         add_parts(sums, n, p->input->parts);
         finish(pass, to, sums, RWKVC_PANEL, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);

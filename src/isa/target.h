@@ -62,6 +62,8 @@
 #endif
 /* Into the second level: the first can wait for few lines at a time. */
 #define PREFETCH(address) __builtin_prefetch(address, 0, 2)
+/* To be written soon. */
+#define PREFETCH_OUTPUT(address) __builtin_prefetch(address, 1, 3)
 /* The first lines of a page that a sequential read comes to soon: the processors' own prefetchers stop at the end of a
  * page, and further lines only take their place. Some pages ahead, because finding a page may take longer than reading one. */
 #define PREFETCH_PAGE(address)                                                                                         \
@@ -78,6 +80,7 @@
 #define UNROLL
 #define PREFETCH_PAGE(address) ((void)(address))
 #define PREFETCH(address) ((void)(address))
+#define PREFETCH_OUTPUT(address) ((void)(address))
 #endif
 
 #endif

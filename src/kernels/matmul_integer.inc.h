@@ -524,40 +524,49 @@ VEC void KERNEL(q8_quantise_group)(vf lo, vf hi, uint32_t parts, rwkvc_column c,
      c.n, input, c.t + 1);
 }
 
-/* A group of all columns of a tile, where there is a faster way for that: columns that begin a tile and `left` more. */
-VEC bool KERNEL(q8_quantise_tile)(const float *x, uint64_t ldx, uint32_t parts, rwkvc_column c, uint32_t left,
-                                  uint32_t group, const rwkvc_q8_input *input) {
+/* How many columns from c on, of `left`, are quantised together: a whole tile where there is a way for that, else one. */
+VEC uint32_t KERNEL(q8_together)(rwkvc_column c, uint32_t left, uint32_t parts) {
 #if defined(Q8_WHOLE_TILE)
-    if (parts == 1 && c.t == 0 && left >= Q8_TILE) {
-        uint64_t at = (uint64_t)c.base * input->groups + (uint64_t)group * c.n;
-        int8_t *values = input->values + at * RWKVC_GROUP;
-        if (input->nonzero)
-            q8_tile(x, ldx, values, input->scales + at, input->nonzero + at, input->counts + at);
-        else
-            q8_tile(x, ldx, values, input->scales + at, NULL, NULL);
-        return true;
-    }
+    return parts == 1 && c.t == 0 && left >= Q8_TILE ? Q8_TILE : 1;
+#else
+    (void)c, (void)left, (void)parts;
+    return 1;
 #endif
-    (void)x, (void)ldx, (void)parts, (void)c, (void)left, (void)group, (void)input;
-    return false;
+}
+
+/* A group of all columns of a tile. */
+VEC void KERNEL(q8_quantise_tile)(const float *x, uint64_t ldx, rwkvc_column c, uint32_t group,
+                                  const rwkvc_q8_input *input) {
+#if defined(Q8_WHOLE_TILE)
+    uint64_t at = (uint64_t)c.base * input->groups + (uint64_t)group * c.n;
+    int8_t *values = input->values + at * RWKVC_GROUP;
+    if (input->nonzero)
+        q8_tile(x, ldx, values, input->scales + at, input->nonzero + at, input->counts + at);
+    else
+        q8_tile(x, ldx, values, input->scales + at, NULL, NULL);
+#else
+    (void)x, (void)ldx, (void)c, (void)group, (void)input;
+#endif
 }
 
 static void KERNEL(q8_quantise)(const float *x, uint64_t ldx, uint32_t first, uint32_t last, uint32_t first_group,
                                 uint32_t n_groups, uint32_t n_inputs, uint32_t parts, const rwkvc_q8_input *input) {
-    for (uint32_t i = 0; i < n_groups; i++, x += RWKVC_GROUP) {
-        uint32_t at = (first_group + i) * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
-        const float *from = x;
-        for (uint32_t token = first; token < last; token++, from += ldx) {
-            rwkvc_column c = rwkvc_column_of(input, token * parts);
-            if (left >= RWKVC_GROUP &&
-                KERNEL(q8_quantise_tile)(from, ldx, parts, c, last - token, first_group + i, input)) {
-                token += Q8_TILE - 1;
-                from += (Q8_TILE - 1) * ldx;
+    for (uint32_t token = first, n; token < last; token += n, x += n * ldx) {
+        rwkvc_column c = rwkvc_column_of(input, token * parts);
+        n = KERNEL(q8_together)(c, last - token, parts);
+        for (uint32_t i = 0; i < n_groups; i++) {
+            uint32_t at = (first_group + i) * RWKVC_GROUP, left = at < n_inputs ? n_inputs - at : 0;
+            const float *from = x + i * RWKVC_GROUP;
+            if (n > 1 && left >= RWKVC_GROUP) {
+                KERNEL(q8_quantise_tile)(from, ldx, c, first_group + i, input);
                 continue;
             }
-            vf lo = left >= 16 ? vf_load(from) : left ? vf_load_n(from, left) : vf_zero();
-            vf hi = left >= 32 ? vf_load(from + 16) : left > 16 ? vf_load_n(from + 16, left - 16) : vf_zero();
-            KERNEL(q8_quantise_group)(lo, hi, parts, c, first_group + i, input);
+            for (uint32_t t = 0; t < n; t++, from += ldx) {
+                vf lo = left >= 16 ? vf_load(from) : left ? vf_load_n(from, left) : vf_zero();
+                vf hi = left >= 32 ? vf_load(from + 16) : left > 16 ? vf_load_n(from + 16, left - 16) : vf_zero();
+                rwkvc_column column = {c.base, c.n, c.t + t};
+                KERNEL(q8_quantise_group)(lo, hi, parts, column, first_group + i, input);
+            }
         }
     }
 }
@@ -567,6 +576,7 @@ static void KERNEL(token_shift_q8)(const float *const *x, const float *const *pr
                                    const float *extra, uint64_t ld_extra, uint32_t n, uint32_t first, uint32_t last,
                                    const rwkvc_q8_input *input) {
     rwkvc_column c = rwkvc_column_of(input, first);
+    const bool together = KERNEL(q8_together)(c, last - first, 1) > 1;
     for (uint32_t group = 0; group < input->groups; group++) {
         float rows[Q8_TILE * RWKVC_GROUP];
         UNROLL for (uint32_t half = 0; half < 2; half++) {
@@ -577,7 +587,10 @@ static void KERNEL(token_shift_q8)(const float *const *x, const float *const *pr
                 vf_store(to + RWKVC_GROUP * t,
                          KERNEL(shifted)(x[t], previous[t], mix, extra ? extra + t * ld_extra : NULL, i));
         }
-        if (KERNEL(q8_quantise_tile)(rows, RWKVC_GROUP, 1, c, last - first, group, input)) continue;
+        if (together) {
+            KERNEL(q8_quantise_tile)(rows, RWKVC_GROUP, c, group, input);
+            continue;
+        }
         for (uint32_t t = 0; t < last - first; t++) {
             const float *row = rows + RWKVC_GROUP * t;
             KERNEL(q8_quantise_group)
