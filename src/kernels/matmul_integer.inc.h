@@ -309,7 +309,8 @@ VEC void KERNEL(value_many)(const uint32_t bits, vb table, const uint8_t *panel,
         uint32_t n = input->columns - base < input->tile ? input->columns - base : input->tile;
         for (uint32_t t = 0; t < n; t++, sums += ld_sums) {
             uint64_t at = (uint64_t)base * input->groups + (uint64_t)g * n + t;
-            PREFETCH(&input->nonzero[at + (uint64_t)input->tile * input->groups]);
+            for (uint32_t step = 0; step < VALUE_STEP; step++)
+                PREFETCH(&input->nonzero[at + step * n + (uint64_t)input->tile * input->groups]);
             if (rows == RWKVC_VALUE_UNIT)
                 KERNEL(value_part)(bits, table, tile, input, at, n, steps, quarters, sums, 8);
             else if (bits == 8)
