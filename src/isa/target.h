@@ -45,20 +45,23 @@
 #define NOINLINE __attribute__((noinline))
 #define VEC static inline __attribute__((always_inline, unused))
 /* A unit without vector registers to fill defines RWKVC_NO_UNROLL: unrolled, it would only be large. There LONG_VEC are
- * functions that are called. */
+ * functions that are called, and what stands between RARE_BEGIN and RARE_END runs once a file and is compiled for size. */
 #if defined(RWKVC_NO_UNROLL)
 #define UNROLL
-#if !defined(__clang__) /* whose -O3 writes out no loops over lanes */
-#define RWKVC_SMALL 1
-#endif
-#if defined(RWKVC_SMALL)
-#define LONG_VEC static NOINLINE __attribute__((unused, optimize("O2")))
-#else
 #define LONG_VEC static NOINLINE __attribute__((unused))
-#endif
 #else
-#define LONG_VEC VEC
 #define UNROLL RWKVC_PRAGMA(GCC unroll 16)
+#define LONG_VEC VEC
+#endif
+#if defined(RWKVC_NO_UNROLL) && defined(__clang__)
+#define RARE_BEGIN RWKVC_PRAGMA(clang attribute push(__attribute__((minsize)), apply_to = function))
+#define RARE_END RWKVC_PRAGMA(clang attribute pop)
+#elif defined(RWKVC_NO_UNROLL)
+#define RARE_BEGIN RWKVC_PRAGMA(GCC push_options) RWKVC_PRAGMA(GCC optimize("Os"))
+#define RARE_END RWKVC_PRAGMA(GCC pop_options)
+#else
+#define RARE_BEGIN
+#define RARE_END
 #endif
 /* Into the second level: the first can wait for few lines at a time. */
 #define PREFETCH(address) __builtin_prefetch(address, 0, 2)
@@ -78,6 +81,8 @@
 #define NOINLINE
 #define LONG_VEC VEC
 #define UNROLL
+#define RARE_BEGIN
+#define RARE_END
 #define PREFETCH_PAGE(address) ((void)(address))
 #define PREFETCH(address) ((void)(address))
 #define PREFETCH_OUTPUT(address) ((void)(address))

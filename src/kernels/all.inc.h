@@ -6,15 +6,10 @@
 #include "kernels/matmul_plain.inc.h"
 #include "kernels/matmul_integer.inc.h"
 #include "kernels/measure.inc.h"
-#if defined(RWKVC_SMALL) /* quantising runs once a file: it need not be written out there */
-#pragma GCC push_options
-#pragma GCC optimize("Os")
-#endif
+RARE_BEGIN
 #include "kernels/pack.inc.h"
 #include "kernels/feedback.inc.h"
-#if defined(RWKVC_SMALL)
-#pragma GCC pop_options
-#endif
+RARE_END
 #include "kernels/heads.inc.h"
 
 #include "kernels/wkv4.inc.h"

@@ -107,6 +107,12 @@ VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8
         KERNEL(panel_n)(bits_, panel, book, NULL, input->groups, a, scale, out,                         \
                         (n_) <= Q8_TILE ? (n_) : Q8_TILE);                                              \
         break;
+#if defined(RWKVC_NO_UNROLL) /* lanes are loops there: one more, over the columns, costs little and saves much code */
+#define TILES(bits_) TILE(bits_, 1)                                                                     \
+    default: KERNEL(panel_n)(bits_, panel, book, NULL, input->groups, a, scale, out, n); break;
+#else
+#define TILES(bits_) TILE(bits_, 1) TILE(bits_, 2) TILE(bits_, 3) TILE(bits_, 4) default: break;
+#endif
 /* clang-format on */
 
 static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const float *quarters,
@@ -117,10 +123,7 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const fl
         return;
     }
     switch (n) {
-        TILE(8, 1)
-        TILE(8, 2)
-        TILE(8, 3)
-        TILE(8, 4)
+        TILES(8)
 #if RWKVC_WIDE_TILES
         TILE(8, 5)
         TILE(8, 6)
@@ -131,7 +134,6 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const fl
         TILE(8, 11)
         TILE(8, 12)
 #endif
-    default: break;
     }
 }
 
@@ -443,13 +445,7 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
                                       const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out) {    \
         COLUMNS;                                                                                                       \
         (void)quarters;                                                                                                \
-        switch (n) {                                                                                                   \
-            TILE(bits_, 1)                                                                                             \
-            TILE(bits_, 2)                                                                                             \
-            TILE(bits_, 3)                                                                                             \
-            TILE(bits_, 4)                                                                                             \
-        default: break;                                                                                                \
-        }                                                                                                              \
+        switch (n) { TILES(bits_) }                                                                                    \
     }                                                                                                                  \
     static void KERNEL(unpack_##bits_)(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out) {    \
         KERNEL(unpack)(bits_, panel, book, records, out);                                                              \
@@ -463,6 +459,7 @@ MATRIX_KERNELS(6)
 MATRIX_KERNELS(5)
 MATRIX_KERNELS(4)
 #undef COLUMNS
+#undef TILES
 #undef TILE
 
 /* --------------------------------------------------------------------------------- activations */
