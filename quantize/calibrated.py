@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rwkv_cpu.quantize.calibration import Clusters, Reference
 
-__all__ = ["BOOK", "INTEGERS", "PRODUCTS", "Calibrator", "pack_calibrated", "tensor_work"]
+__all__ = ["BOOK", "INTEGERS", "PRODUCTS", "Calibrator", "expected_work", "pack_calibrated", "tensor_work"]
 
 # The 16 values that lose least of a normal distribution whose groups of 32 are scaled by their largest member: fixed
 # point of Lloyd's algorithm with the search for scales that follows here. Books of a tensor's own gained 1 to 3 %.
@@ -27,6 +27,7 @@ BOOK: NDArray[np.int8] = np.array([-127, -101, -81, -64, -49, -35, -22, -10, 1, 
 _MIN_BUDGET_BYTES = 1 << 30
 _ROWS = 8192  # rows that are rounded together: bounds the memory of an embedding
 PRODUCTS = frozenset({engine.KIND_MATRIX, engine.KIND_VALUE, engine.KIND_HEAD})
+_CHOSEN = PRODUCTS | {engine.KIND_EMBEDDING}
 INTEGERS = frozenset({engine.FORMAT_Q8, engine.FORMAT_Q6, engine.FORMAT_Q5, engine.FORMAT_Q4})
 # What reads the residual stream through a layer norm: these say which errors of the embedding matter.
 _READERS = {
@@ -37,6 +38,35 @@ _READERS = {
     "ffn.key.weight": "ln2.weight",
     "ffn.receptance.weight": "ln2.weight",
 }
+
+
+def expected_work(weights: Sequence[engine.TensorInfo], n_layer: int, token_work: int, tokens: int) -> int:
+    """What calibrating *weights* with so many tokens takes, in terms of bytes packed; *token_work*: running one."""
+    to_pack = sum(tensor_work(info) for info in weights if info.format in INTEGERS and info.kind in _CHOSEN)
+    return to_pack + tokens * sum(_work_per_token(group, n_layer, token_work) for group in _plan_passes(weights))
+
+
+def _work_per_token(group: Sequence[engine.TensorInfo], n_layer: int, token_work: int) -> int:
+    """Running up to the last of them, and the products of their inputs."""
+    last = max(n_layer if info.layer is None else info.layer + 1 for info in group)
+    return token_work * last // n_layer + sum(info.cols**2 for info in group) // 330
+
+
+def _plan_passes(weights: Sequence[engine.TensorInfo]) -> list[list[engine.TensorInfo]]:
+    """Tensors whose Hessians are collected together: as many as a quarter of the free memory holds."""
+    budget = max(_MIN_BUDGET_BYTES, (available_bytes() or 0) // 4)
+    groups: list[list[engine.TensorInfo]] = [[]]
+    used = 0
+    for info in weights:
+        if info.format not in INTEGERS or info.kind not in PRODUCTS:
+            continue
+        size = 4 * info.cols**2
+        if groups[-1] and used + size > budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(info)
+        used += size
+    return groups if groups[0] else []
 
 
 class Calibrator:
@@ -61,40 +91,10 @@ class Calibrator:
         self._metric: NDArray[np.float32] | None = None
         self._calibrated = [info for info in weights if info.format in INTEGERS and info.kind in PRODUCTS]
         self._embeddings = [info for info in weights if info.format in INTEGERS and info.kind == engine.KIND_EMBEDDING]
-        self._others = [
-            info
-            for info in weights
-            if not (info.format in INTEGERS and info.kind in PRODUCTS | {engine.KIND_EMBEDDING})
-        ]
-        self._passes = self._plan_passes(self._calibrated)
-        self._token_work = [self._work_per_token(group) for group in self._passes]
-
-    def expected_work(self, tokens: int) -> int:
-        """What it takes with so many tokens, in terms of bytes packed."""
-        return tokens * sum(self._token_work) + sum(tensor_work(info) for info in self._calibrated + self._embeddings)
-
-    def _work_per_token(self, group: Sequence[engine.TensorInfo]) -> int:
-        """Running up to the last of them, and the products of their inputs."""
-        n_layer = self._reference.model.config.public().n_layer
-        last = max(n_layer if info.layer is None else info.layer + 1 for info in group)
-        return self._reference.token_work * last // n_layer + sum(info.cols**2 for info in group) // 330
-
-    @staticmethod
-    def _plan_passes(weights: Sequence[engine.TensorInfo]) -> list[list[engine.TensorInfo]]:
-        """Tensors whose Hessians are collected together: as many as a quarter of the free memory holds."""
-        budget = max(_MIN_BUDGET_BYTES, (available_bytes() or 0) // 4)
-        groups: list[list[engine.TensorInfo]] = [[]]
-        used = 0
-        for info in weights:
-            if info.format not in INTEGERS or info.kind not in PRODUCTS:
-                continue
-            size = 4 * info.cols**2
-            if groups[-1] and used + size > budget:
-                groups.append([])
-                used = 0
-            groups[-1].append(info)
-            used += size
-        return groups if groups[0] else []
+        self._others = [info for info in weights if not (info.format in INTEGERS and info.kind in _CHOSEN)]
+        self._passes = _plan_passes(self._calibrated)
+        n_layer = reference.model.config.public().n_layer
+        self._token_work = [_work_per_token(group, n_layer, reference.token_work) for group in self._passes]
 
     def tensors(self) -> Iterator[tuple[engine.TensorInfo, NDArray[np.float32] | Clusters | None]]:
         """Every tensor of the plan with the Hessian of its inputs (None: is packed as it is). Embeddings come last."""

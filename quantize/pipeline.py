@@ -143,9 +143,10 @@ def quantize(
         calibrator = None
         found: list[Sensitivity] = []
         if preset is None or text is not None:
-            reference = _reference(checkpoint, config, target, workers, progress, threads, cancel)
+            reference_plan = _reference_plan(checkpoint, config)
+            foreseen = _foresee(reference_plan, plan, progress, calibrated=text is not None)
+            reference = _reference(checkpoint, reference_plan, target, workers, progress, threads, cancel)
             stack.enter_context(reference)
-            foreseen = 0 if text is None else _foresee(reference, plan, progress)
             sequences = _sequences(reference, embedded, text, str(calibration), progress)
             if preset is None:
                 plan, found = _mixture(reference, sequences, plan, bits, size_bytes, progress)
@@ -230,9 +231,15 @@ def _calibration_text(calibration: str | Path) -> str:
     return default_text() if calibration == DEFAULT_TEXT else read_text(calibration)
 
 
+def _reference_plan(checkpoint: Checkpoint, config: engine.Config) -> Plan:
+    """The model to calibrate with: exact, if it is not too large."""
+    plan = make_plan(checkpoint, config, "f32", {})
+    return plan if plan.data_bytes <= _MAX_EXACT_BYTES else make_plan(checkpoint, config, "q8", {})
+
+
 def _reference(
     checkpoint: Checkpoint,
-    config: engine.Config,
+    plan: Plan,
     target: Path,
     workers: Workers,
     progress: Progress,
@@ -242,9 +249,6 @@ def _reference(
     """The model to calibrate with, in a file beside the target that is removed as soon as it is open."""
     from rwkv_cpu.quantize.calibration import Reference
 
-    plan = make_plan(checkpoint, config, "f32", {})
-    if plan.data_bytes > _MAX_EXACT_BYTES:
-        plan = make_plan(checkpoint, config, "q8", {})
     path = target.with_name(f".rwkv_cpu-{secrets.token_hex(8)}.part")
     progress.expect(plan.data_bytes)
     try:
@@ -262,7 +266,6 @@ def _sequences(
     from rwkv_cpu.quantize import calibration
 
     token = reference.token_work
-    progress.expect(token * calibration.SAMPLES * calibration.SAMPLE_TOKENS)
     found: list[NDArray[np.uint32]] = []
     if text is not None and embedded.kind != NO_TOKENIZER:
         builtin = where == calibration.DEFAULT_TEXT
@@ -296,25 +299,30 @@ def _mixture(
     return mix(plan, mixture.allocate(found, {info.name: info for info in tensors}, room)), found
 
 
-def _foresee(reference: Reference, plan: Plan, progress: Progress) -> int:
-    """Work that calibration will take, before its tokens and formats are known."""
+def _foresee(reference_plan: Plan, plan: Plan, progress: Progress, *, calibrated: bool) -> int:
+    """Expect sampling and calibration from the beginning, as an estimate of the time needs it; returns calibration's
+    part, which counts on a long text and the formats of *plan*.
+    """
     from rwkv_cpu.quantize import calibration
-    from rwkv_cpu.quantize.calibrated import Calibrator
+    from rwkv_cpu.quantize.calibrated import expected_work
 
-    tokens = calibration.SAMPLES * calibration.SAMPLE_TOKENS + calibration.MAX_TEXT_TOKENS
-    work = Calibrator(reference, [], plan.weights, progress.work).expected_work(tokens)
-    progress.expect(work)
+    exact = reference_plan.data_bytes <= _MAX_EXACT_BYTES
+    token = calibration.token_work(reference_plan.parameters, exact=exact)
+    sampled, n_layer = calibration.SAMPLES * calibration.SAMPLE_TOKENS, plan.config.public().n_layer
+    most = sampled + calibration.MAX_TEXT_TOKENS
+    work = expected_work(plan.weights, n_layer, token, most) if calibrated else 0
+    progress.expect(token * sampled + work)
     return work
 
 
 def _calibrator(
     reference: Reference, sequences: list[NDArray[np.uint32]], plan: Plan, progress: Progress, foreseen: int
 ) -> Calibrator:
-    from rwkv_cpu.quantize.calibrated import Calibrator
+    from rwkv_cpu.quantize.calibrated import Calibrator, expected_work
 
-    calibrator = Calibrator(reference, sequences, plan.weights, progress.work)
-    progress.expect(calibrator.expected_work(sum(map(len, sequences))) - foreseen)
-    return calibrator
+    tokens, n_layer = sum(map(len, sequences)), plan.config.public().n_layer
+    progress.expect(expected_work(plan.weights, n_layer, reference.token_work, tokens) - foreseen)
+    return Calibrator(reference, sequences, plan.weights, progress.work)
 
 
 def _convert(

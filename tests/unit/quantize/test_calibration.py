@@ -211,6 +211,24 @@ def test_cancelled_at_any_time_leaves_nothing(
     assert os.listdir(tmp_path) == ["tiny.pth"]  # noqa: PTH208
 
 
+def test_progress_knows_of_calibration_from_the_beginning(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rwkv_cpu.quantize.workers._PROGRESS_SECONDS", 0.0)
+    shares: list[float] = []
+    quantize(
+        checkpoint,
+        tmp_path / "m.rwkv",
+        format="q4",
+        calibration="default",
+        tokenizer="none",
+        on_progress=lambda done, total: shares.append(done / total),
+    )
+    assert shares == sorted(shares)
+    assert shares[0] < 0.1
+    assert shares[-1] == 1.0
+
+
 @pytest.mark.parametrize("after", [0, 5, 75, 100])
 def test_a_full_disk_is_said_and_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
