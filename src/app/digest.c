@@ -1,45 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * CRC-32, SHA-256 and BLAKE2b. The engine has no dependencies, and files that Python wrote have to be checked here. */
+ * SHA-256 and BLAKE2b. The engine has no dependencies, and files that Python wrote have to be checked here. */
 #include "app/digest.h"
-
-#include "isa/processor.h"
-
-/* ------------------------------------------------------------------------------------------ CRC-32 */
-
-static uint32_t crc_byte(uint32_t byte) {
-    for (int bit = 0; bit < 8; bit++) byte = byte >> 1 ^ (0xedb88320u & (0u - (byte & 1)));
-    return byte;
-}
-
-/* table[k][b]: what byte b does to the checksum when k bytes follow it. */
-static void crc_table(uint32_t table[8][256]) {
-    for (uint32_t b = 0; b < 256; b++) table[0][b] = crc_byte(b);
-    for (int k = 1; k < 8; k++)
-        for (uint32_t b = 0; b < 256; b++) table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 255];
-}
-
-uint32_t rwkvc_crc32(uint32_t before, const uint8_t *bytes, uint64_t size) {
-    uint32_t crc = ~before;
-    uint64_t done = rwkvc_crc32_blocks(&crc, bytes, size);
-    bytes += done;
-    size -= done;
-    if (size < 256) { /* the tables take longer */
-        for (; size; size--) crc = crc >> 8 ^ crc_byte((crc ^ *bytes++) & 255);
-        return ~crc;
-    }
-    uint32_t table[8][256];
-    crc_table(table);
-    for (; size >= 8; size -= 8, bytes += 8) {
-        uint32_t low, high;
-        memcpy(&low, bytes, 4);
-        memcpy(&high, bytes + 4, 4);
-        low ^= crc;
-        crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255] ^ table[4][low >> 24] ^
-              table[3][high & 255] ^ table[2][high >> 8 & 255] ^ table[1][high >> 16 & 255] ^ table[0][high >> 24];
-    }
-    for (; size; size--) crc = crc >> 8 ^ table[0][(crc ^ *bytes++) & 255];
-    return ~crc;
-}
 
 /* ----------------------------------------------------------------------------------------- SHA-256 */
 

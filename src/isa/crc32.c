@@ -1,9 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * CRC-32 by the processor's own instructions: carry-less products on x86 (Gopal et al., Fast CRC Computation for Generic
- * Polynomials Using PCLMULQDQ, 2009), CRC32X on ARM from version 8.2 on, which always has it. */
-#include "isa/processor.h"
+ * CRC-32 (polynomial 0xedb88320, reflected), where there are such by the processor's own instructions: carry-less products
+ * on x86 (Gopal et al., Fast CRC Computation for Generic Polynomials Using PCLMULQDQ, 2009), CRC32X on ARM from version
+ * 8.2 on, which always has it. */
+#include <string.h>
+
 #include "isa/target.h"
 #include "platform/platform.h"
+#include "rwkv_cpu.h"
+
+static uint32_t crc_byte(uint32_t byte) {
+    for (int bit = 0; bit < 8; bit++) byte = byte >> 1 ^ (0xedb88320u & (0u - (byte & 1)));
+    return byte;
+}
+
+/* blocks(): takes a multiple of 8 of the bytes into *crc, without its inversions, and returns how many. */
 
 #if defined(RWKVC_X86_64)
 #include <cpuid.h>
@@ -48,30 +58,57 @@ static bool has_pclmul(void) {
     return answer > 0;
 }
 
-uint64_t rwkvc_crc32_blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size) {
+static uint64_t blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size) {
     if (size < 64 || !has_pclmul()) return 0;
     uint8_t rest[16];
     fold(*crc, bytes, size / 64 * 64, rest);
     *crc = 0;
-    for (int i = 0; i < 16; i++) {
-        *crc ^= rest[i];
-        for (int bit = 0; bit < 8; bit++) *crc = *crc >> 1 ^ (0xedb88320u & (0u - (*crc & 1)));
-    }
+    for (int i = 0; i < 16; i++) *crc = *crc >> 8 ^ crc_byte((*crc ^ rest[i]) & 255);
     return size / 64 * 64;
 }
 #elif defined(RWKVC_AARCH64)
-uint64_t rwkvc_crc32_blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size) {
+static uint64_t blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size) {
     if (!rwkvc_arm_dotprod()) return 0;
     for (uint64_t i = 0; i < size / 8; i++) {
         uint64_t eight;
-        __builtin_memcpy(&eight, bytes + 8 * i, sizeof eight);
+        memcpy(&eight, bytes + 8 * i, sizeof eight);
         __asm__(".arch_extension crc\n\tcrc32x %w0, %w0, %x1" : "+r"(*crc) : "r"(eight));
     }
     return size / 8 * 8;
 }
 #else
-uint64_t rwkvc_crc32_blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size) {
+static uint64_t blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size) {
     (void)crc, (void)bytes, (void)size;
     return 0;
 }
 #endif
+
+/* table[k][b]: what byte b does to the checksum when k bytes follow it. */
+static void crc_table(uint32_t table[8][256]) {
+    for (uint32_t b = 0; b < 256; b++) table[0][b] = crc_byte(b);
+    for (int k = 1; k < 8; k++)
+        for (uint32_t b = 0; b < 256; b++) table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 255];
+}
+
+uint32_t rwkvc_crc32(uint32_t before, const uint8_t *bytes, uint64_t size) {
+    uint32_t crc = ~before;
+    uint64_t done = blocks(&crc, bytes, size);
+    bytes += done;
+    size -= done;
+    if (size < 256) { /* the tables take longer */
+        for (; size; size--) crc = crc >> 8 ^ crc_byte((crc ^ *bytes++) & 255);
+        return ~crc;
+    }
+    uint32_t table[8][256];
+    crc_table(table);
+    for (; size >= 8; size -= 8, bytes += 8) {
+        uint32_t low, high;
+        memcpy(&low, bytes, 4);
+        memcpy(&high, bytes + 4, 4);
+        low ^= crc;
+        crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255] ^ table[4][low >> 24] ^
+              table[3][high & 255] ^ table[2][high >> 8 & 255] ^ table[1][high >> 16 & 255] ^ table[0][high >> 24];
+    }
+    for (; size; size--) crc = crc >> 8 ^ table[0][(crc ^ *bytes++) & 255];
+    return ~crc;
+}

@@ -12,10 +12,6 @@
 /* In a loop that waits for another thread. */
 void rwkvc_pause(void);
 
-/* Part of a CRC-32 without its inversions: takes a multiple of 8 of the bytes into *crc and returns how many; 0 where the
- * processor has no instructions for it. */
-uint64_t rwkvc_crc32_blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size);
-
 /* The floating point environment that gives the same bits everywhere: round to nearest, keep subnormals, no traps.
  * Returns the one before, to be given back. */
 uint64_t rwkvc_float_environment(void);
