@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One group of 32 inputs of a whole tile of 12 columns made int8 on AVX-512: what kernels/matmul_integer.inc.h does a
+ * One group of 32 inputs of a whole tile of 12 columns made int8 on AVX-512: what kernels/activations.inc.h does a
  * column at a time (q8_quantise_group), with a column in each lane where there is one number a column. */
 
 #define Q8_WHOLE_TILE 1

@@ -5,6 +5,7 @@
 #include "kernels/elementwise.inc.h"
 #include "kernels/matmul_plain.inc.h"
 #include "kernels/matmul_integer.inc.h"
+#include "kernels/activations.inc.h"
 #include "kernels/measure.inc.h"
 RARE_BEGIN
 #include "kernels/pack.inc.h"
