@@ -255,27 +255,18 @@ LONG_VEC void vb_columns(const uint8_t *const rows[16], uint64_t skip, uint8_t *
     for (int j = 0; j < 16; j++) EACH_LANE memcpy(out + 64 * j + 4 * lane_, rows[lane_] + skip + 4 * j, 4);
 }
 /* Of 32 bf16 or halves the even and the odd ones. */
-VEC void half_words(vb a, int odd, uint16_t *out) { EACH_LANE memcpy(out + lane_, a.byte + 4 * lane_ + 2 * odd, 2); }
-LONG_VEC vf vf_even_bf16(vb a) {
-    uint16_t p[16];
-    half_words(a, 0, p);
-    return vf_load_bf16(p);
+typedef struct {
+    uint16_t lane[16];
+} half_words;
+LONG_VEC half_words every_other(vb a, int odd) {
+    half_words r;
+    EACH_LANE memcpy(r.lane + lane_, a.byte + 4 * lane_ + 2 * odd, 2);
+    return r;
 }
-LONG_VEC vf vf_odd_bf16(vb a) {
-    uint16_t p[16];
-    half_words(a, 1, p);
-    return vf_load_bf16(p);
-}
-LONG_VEC vf vf_even_half(vb a) {
-    uint16_t p[16];
-    half_words(a, 0, p);
-    return vf_load_half(p);
-}
-LONG_VEC vf vf_odd_half(vb a) {
-    uint16_t p[16];
-    half_words(a, 1, p);
-    return vf_load_half(p);
-}
+VEC vf vf_even_bf16(vb a) { return vf_load_bf16(every_other(a, 0).lane); }
+VEC vf vf_odd_bf16(vb a) { return vf_load_bf16(every_other(a, 1).lane); }
+VEC vf vf_even_half(vb a) { return vf_load_half(every_other(a, 0).lane); }
+VEC vf vf_odd_half(vb a) { return vf_load_half(every_other(a, 1).lane); }
 /* Four columns of 64 rows → four operands of 16 rows x 4 inputs; row of a lane: rwkvc_value_row. */
 LONG_VEC void vb_interleave(vb a, vb b, vb c, vb d, vb out[4]) {
     for (uint32_t v = 0; v < 4; v++) EACH_LANE {
