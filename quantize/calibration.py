@@ -23,7 +23,7 @@ from rwkv_cpu.modelfile import read_header
 from rwkv_cpu.softmax import log_softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -68,9 +68,11 @@ def read_text(path: str | Path) -> str:
     return textfile.read_text(path, max_bytes=_MAX_TEXT_BYTES, hint=_TEXT_HINT)
 
 
-def token_work(parameters: int, *, exact: bool) -> int:
-    """Running one token, in terms of bytes packed: measured with q8; f32 (*exact*) takes twice as long."""
-    return parameters // (300 if exact else 600)
+def token_work(weights: Iterable[engine.TensorInfo]) -> int:
+    """Running one token of a reference model, in terms of bytes packed: measured with q8; f32 takes twice as long."""
+    infos = {info.name: info for info in weights}
+    exact = infos["head.weight"].format == engine.FORMAT_F32
+    return sum(info.rows * info.cols for info in infos.values()) // (300 if exact else 600)
 
 
 class Reference:
@@ -94,8 +96,7 @@ class Reference:
         self.model = engine.OpenModel(self._map, str(path))
         self.infos = {tensor.name: tensor for tensor in self.model.tensors()}
         self._context = engine.Context(threads, chunk=_CHUNK)
-        exact = self.infos["head.weight"].format == engine.FORMAT_F32
-        self.token_work = token_work(sum(info.rows * info.cols for info in self.infos.values()), exact=exact)
+        self.token_work = token_work(self.infos.values())
         self.n_vocab: int = self.model.config.public().n_vocab
 
     def __enter__(self) -> Self:

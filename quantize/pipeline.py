@@ -306,8 +306,7 @@ def _foresee(reference_plan: Plan, plan: Plan, progress: Progress, *, calibrated
     from rwkv_cpu.quantize import calibration
     from rwkv_cpu.quantize.calibrated import expected_work
 
-    exact = reference_plan.data_bytes <= _MAX_EXACT_BYTES
-    token = calibration.token_work(reference_plan.parameters, exact=exact)
+    token = calibration.token_work(reference_plan.weights)
     sampled, n_layer = calibration.SAMPLES * calibration.SAMPLE_TOKENS, plan.config.public().n_layer
     most = sampled + calibration.MAX_TEXT_TOKENS
     work = expected_work(plan.weights, n_layer, token, most) if calibrated else 0

@@ -38,6 +38,7 @@ __all__ = [
     "StateError",
     "TokenError",
     "UnsupportedModelError",
+    "escaped",
 ]
 
 
@@ -59,9 +60,14 @@ class RwkvError(Exception):
 def _readable(text: str) -> str:
     if len(text) > _BEGINNING + _END:
         text = f"{text[:_BEGINNING]} … {text[-_END:]}"
+    return "\n".join(escaped(line) for line in text.split("\n"))
+
+
+def escaped(text: str) -> str:
+    """*text* with escapes for what may not be printed, as Python writes them."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class ArgumentError(RwkvError, ValueError):

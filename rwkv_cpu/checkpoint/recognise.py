@@ -7,7 +7,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
-from rwkv_cpu.errors import FormatError, ModelNotFoundError, RwkvError
+from rwkv_cpu.errors import FormatError, ModelNotFoundError, RwkvError, escaped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +39,7 @@ KINDS: dict[str, tuple[str, str]] = {
 
 def shown(name: str) -> str:
     """A name from an untrusted file, safe to print: no control characters, not endless."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name[:160])
-    return text + ("..." if len(name) > 160 else "")
+    return escaped(name[:160]) + ("..." if len(name) > 160 else "")
 
 
 def kind_of(path: Path) -> str:

@@ -38,6 +38,10 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "tiny.pth", rwkv7_tensors(n_embd=128, n_ffn=320, n_vocab=832), "bf16")
 
 
+def calibrate(checkpoint: Path, target: Path, **options) -> None:
+    quantize(checkpoint, target, format="q4", calibration="default", tokenizer="none", **options)
+
+
 def info_of(fmt: int, rows: int, cols: int) -> engine.TensorInfo:
     return engine.TensorInfo("x.weight", engine.KIND_MATRIX, fmt, 0, (rows, cols), False, rows, cols)
 
@@ -105,7 +109,7 @@ def test_the_same_bytes_each_time_and_without_a_tokenizer(checkpoint: Path, tmp_
     found = set()
     for threads in (1, 2):
         target = tmp_path / f"{threads}.rwkv"
-        quantize(checkpoint, target, format="q4", calibration="default", tokenizer="none", threads=threads)
+        calibrate(checkpoint, target, threads=threads)
         found.add(target.read_bytes())
     assert len(found) == 1
     assert sorted(os.listdir(tmp_path)) == ["1.rwkv", "2.rwkv", "tiny.pth"]  # noqa: PTH208
@@ -198,15 +202,7 @@ def test_cancelled_at_any_time_leaves_nothing(
             token.cancel()
 
     with pytest.raises(Cancelled):
-        quantize(
-            checkpoint,
-            tmp_path / "m.rwkv",
-            format="q4",
-            calibration="default",
-            tokenizer="none",
-            on_progress=progress,
-            cancel=token,
-        )
+        calibrate(checkpoint, tmp_path / "m.rwkv", on_progress=progress, cancel=token)
     assert seen == sorted(seen)
     assert os.listdir(tmp_path) == ["tiny.pth"]  # noqa: PTH208
 
@@ -216,14 +212,7 @@ def test_progress_knows_of_calibration_from_the_beginning(
 ) -> None:
     monkeypatch.setattr("rwkv_cpu.quantize.workers._PROGRESS_SECONDS", 0.0)
     shares: list[float] = []
-    quantize(
-        checkpoint,
-        tmp_path / "m.rwkv",
-        format="q4",
-        calibration="default",
-        tokenizer="none",
-        on_progress=lambda done, total: shares.append(done / total),
-    )
+    calibrate(checkpoint, tmp_path / "m.rwkv", on_progress=lambda done, total: shares.append(done / total))
     assert shares == sorted(shares)
     assert shares[0] < 0.1
     assert shares[-1] == 1.0
@@ -246,7 +235,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
     monkeypatch.setattr(modelfile, "_write_at", fail)
     with pytest.raises(RwkvError, match=r"[Nn]o space|full") as caught:
-        quantize(checkpoint, tmp_path / "m.rwkv", format="q4", calibration="default", tokenizer="none")
+        calibrate(checkpoint, tmp_path / "m.rwkv")
     assert caught.value.hint
     assert calls[0] > after
     assert os.listdir(tmp_path) == ["tiny.pth"]  # noqa: PTH208
