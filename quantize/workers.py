@@ -32,7 +32,7 @@ __all__ = ["Output", "Progress", "Workers", "converting"]
 
 _WRITE_BYTES = 1 << 20  # small enough to be in the cache still when it is written after its checksum
 _MAX_WAITING_BYTES = 64 << 20
-_UNIT_BYTES = 1 << 19  # packed at a time: stays in the cache until written, and handing it out costs nothing
+_UNIT_BYTES = 1 << 21  # packed at a time: handing out less costs more than the cache saves
 _EMBEDDING_ROWS = 64  # so many end at a multiple of 64 bytes, whatever their width
 _PROGRESS_SECONDS = 0.05
 

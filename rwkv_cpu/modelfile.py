@@ -253,7 +253,8 @@ class ModelWriter:
     """Writes a file beside *target* under another name and gives it its name at the end, or leaves nothing.
 
     Use as a context manager: without commit() the partial file is removed, whatever happened. The target is never
-    seen half written and, without *force*, never replaced, not even one that appeared meanwhile.
+    seen half written and, without *force*, never replaced, not even one that appeared meanwhile. *size_bytes* is what
+    the complete file has.
 
     Raises: RwkvError: it exists, no such directory, no permission, disk full.
     """
@@ -275,7 +276,9 @@ class ModelWriter:
                     hint="Free some space, or name a target on another disk.",
                 )
             self._open(folder)
+            self._reserve(size_bytes)
         except OSError as error:
+            self._close()
             raise self._failed(error) from error
 
     @staticmethod
@@ -303,6 +306,17 @@ class ModelWriter:
                     raise
                 self._unnamed = False
         self._fd = os.open(self._part, flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+    def _reserve(self, size_bytes: int) -> None:
+        """Take the space at once: no other program can fill the disk meanwhile, and writing takes less time."""
+        # Where the file system cannot, the C library writes into every block instead; those that have unnamed files can.
+        if not (self._unnamed and size_bytes and hasattr(os, "posix_fallocate")):
+            return
+        try:
+            os.posix_fallocate(self._fd, 0, size_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
 
     def _give_name(self) -> None:
         own_files = os.open(_OWN_FILES, os.O_RDONLY)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint file in memory, read lazily: pages come when a tensor is read and go when the next one is."""
+"""A checkpoint file in memory, read lazily: pages come when a tensor is read and go some tensors later."""
 
 from __future__ import annotations
 
 import contextlib
 import mmap
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["MappedFile"]
+
+_HELD_BYTES = 1 << 28  # more than a conversion has on its way at a time: pages that go too early are read twice
 
 
 class MappedFile:
@@ -34,7 +37,8 @@ class MappedFile:
         except (OSError, ValueError) as error:  # ValueError: an empty file
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise RwkvError(f"{path}: cannot be read: {reason}") from error
-        self._last_read = (0, 0)
+        self._held: deque[tuple[int, int]] = deque()
+        self._held_bytes = 0
 
     def array(self, dtype: np.dtype[Any], count: int, offset: int) -> NDArray[Any]:
         """*count* values at byte *offset*, which the caller has checked; a copy only where they lie unaligned."""
@@ -50,15 +54,17 @@ class MappedFile:
             self.map.close()
 
     def release(self, start: int, end: int) -> None:
-        """Bytes *start* to *end* are read now: give the pages of the tensor before this one back, so that a conversion
-        holds one tensor at a time.
+        """Bytes *start* to *end* are read now: give back the pages of what was read so long ago that it is converted.
 
         An array that is still in use just reads them again.
         """
-        first, last = self._last_read
-        first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = last // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and hasattr(self.map, "madvise"):
-            with contextlib.suppress(OSError):
-                self.map.madvise(mmap.MADV_DONTNEED, first, last - first)
-        self._last_read = (start, end)
+        self._held.append((start, end))
+        self._held_bytes += end - start
+        while self._held_bytes - (self._held[0][1] - self._held[0][0]) > _HELD_BYTES:
+            first, last = self._held.popleft()
+            self._held_bytes -= last - first
+            first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = last // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first and hasattr(self.map, "madvise"):
+                with contextlib.suppress(OSError):
+                    self.map.madvise(mmap.MADV_DONTNEED, first, last - first)

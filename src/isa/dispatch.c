@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Which instruction sets there are, which this machine runs, which one to use. */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -76,6 +77,17 @@ static const struct {
 };
 enum { N_ISAS = sizeof isas / sizeof *isas };
 
+/* Asked once: a hypervisor takes longer to answer for the processor than packing a tensor's panel takes. */
+static bool usable(int i) {
+    static atomic_int known[N_ISAS];
+    int answer = atomic_load_explicit(&known[i], memory_order_relaxed);
+    if (!answer) {
+        answer = isas[i].usable() ? 1 : -1;
+        atomic_store_explicit(&known[i], answer, memory_order_relaxed);
+    }
+    return answer > 0;
+}
+
 static int find(const char *name) {
     for (int i = 0; i < N_ISAS; i++)
         if (name && strcmp(isas[i].kernels->name, name) == 0) return i;
@@ -86,7 +98,7 @@ const char *rwkvc_isa_name(uint32_t i) { return i < N_ISAS ? isas[i].kernels->na
 
 int32_t rwkvc_isa_usable(const char *name) {
     int i = find(name);
-    return i >= 0 && isas[i].usable();
+    return i >= 0 && usable(i);
 }
 
 const char *rwkvc_isa_needs(const char *name) {
@@ -96,7 +108,7 @@ const char *rwkvc_isa_needs(const char *name) {
 
 const rwkvc_kernels *rwkvc_kernels_get(const char *isa) {
     int i = find(isa);
-    if (i >= 0 && isas[i].usable()) return isas[i].kernels;
+    if (i >= 0 && usable(i)) return isas[i].kernels;
     if (i >= 0)
         rwkvc_fail(RWKVC_E_UNSUPPORTED, "this CPU cannot run the instruction set '%s': it needs %s", isa,
                    isas[i].needs);
@@ -119,6 +131,6 @@ rwkvc_status rwkvc_isa_default(const char **name) {
         return RWKVC_OK;
     }
     for (int i = 0; i < N_ISAS && !*name; i++)
-        if (isas[i].usable()) *name = isas[i].kernels->name;
+        if (usable(i)) *name = isas[i].kernels->name;
     return RWKVC_OK;
 }

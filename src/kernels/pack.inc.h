@@ -26,7 +26,7 @@ VEC vf KERNEL(extreme)(const float *x, vf *largest) {
 /* Nearest integers in -most - 1 + narrow .. most. */
 VEC void KERNEL(round_all)(const float *x, vf inverse, float least, float most, int8_t *q) {
     for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
-        vf y = vf_round(vf_mul(vf_load(x + 16 * i), inverse));
+        vf y = vf_mul(vf_load(x + 16 * i), inverse);
         vi_store_i8(q + 16 * i, vi_from_vf(vf_max(vf_min(y, vf_set1(most)), vf_set1(least))));
     }
 }
@@ -35,36 +35,34 @@ VEC void KERNEL(round_all)(const float *x, vf inverse, float least, float most, 
  * leaves the least squared error. Integers are to nearest. Tries go side by side: alone, one waits for its own sums. Only
  * the first may need its values limited; with a half so small that another does, that scale is left out. */
 static void KERNEL(quantise_8)(const float *x, const int8_t *book, int8_t *q, uint16_t *scale) {
-    enum { TRIES = 8, ABREAST = 4 };
+    enum { TRIES = 8 };
     (void)book;
     const vf most = vf_set1(127);
     vf largest = vf_zero();
     for (uint32_t i = 0; i < RWKVC_GROUP; i++) largest = vf_max(vf_abs(vf_load(x + 16 * i)), largest);
+    vf tried[TRIES], inverse[TRIES], error[TRIES];
+    UNROLL for (int t = 0; t < TRIES; t++) {
+        tried[t] = vf_div(largest, vf_set1(127.5f - 0.5f * (float)t));
+        inverse[t] = KERNEL(put_scale)(tried[t], scale);
+        error[t] = vf_zero();
+    }
+    for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
+        vf y = vf_load(x + 16 * i);
+        UNROLL for (int t = 0; t < TRIES; t++) {
+            vf scaled = vf_mul(y, inverse[t]), k = vf_round(scaled);
+            if (t == 0) k = vf_max(vf_min(k, most), vf_set1(-127));
+            vf miss = vf_sub(scaled, k);
+            error[t] = vf_fma(miss, miss, error[t]);
+        }
+    }
     /* a group that no half can scale keeps an infinite one, which is refused where scales are checked */
     vf best = vf_div(largest, most), least = vf_set1(HUGE_VALF);
-    for (int first = 0; first < TRIES; first += ABREAST) {
-        vf tried[ABREAST], stored[ABREAST], inverse[ABREAST], error[ABREAST];
-        UNROLL for (int t = 0; t < ABREAST; t++) {
-            tried[t] = vf_div(largest, vf_set1(127.5f - 0.5f * (float)(first + t)));
-            inverse[t] = KERNEL(put_scale)(tried[t], scale);
-            stored[t] = vf_load_half(scale);
-            error[t] = vf_zero();
-        }
-        for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
-            vf y = vf_load(x + 16 * i);
-            UNROLL for (int t = 0; t < ABREAST; t++) {
-                vf scaled = vf_mul(y, inverse[t]), k = vf_round(scaled);
-                if (t == 0 && first == 0) k = vf_max(vf_min(k, most), vf_set1(-127));
-                vf miss = vf_sub(scaled, k);
-                error[t] = vf_fma(miss, miss, error[t]);
-            }
-        }
-        UNROLL for (int t = 0; t < ABREAST; t++) {
-            vf cost = vf_mul(vf_mul(stored[t], stored[t]), error[t]);
-            if (first + t) cost = vf_where_less(most, vf_round(vf_mul(largest, inverse[t])), vf_set1(HUGE_VALF), cost);
-            best = vf_where_less(cost, least, tried[t], best);
-            least = vf_where_less(cost, least, cost, least);
-        }
+    UNROLL for (int t = 0; t < TRIES; t++) {
+        vf_store_half(scale, tried[t]);
+        vf stored = vf_load_half(scale), cost = vf_mul(vf_mul(stored, stored), error[t]);
+        if (t) cost = vf_where_less(most, vf_round(vf_mul(largest, inverse[t])), vf_set1(HUGE_VALF), cost);
+        best = vf_where_less(cost, least, tried[t], best);
+        least = vf_where_less(cost, least, cost, least);
     }
     KERNEL(round_all)(x, KERNEL(put_scale)(best, scale), -127, 127, q);
 }

@@ -169,6 +169,28 @@ def test_a_full_disk_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve space")
+def test_the_space_is_taken_before_the_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_unnamed_files(tmp_path):
+        pytest.skip("the file system has no unnamed files")
+    with ModelWriter(tmp_path / "m", 1 << 20) as writer:
+        assert os.fstat(writer._fd).st_blocks * 512 >= 1 << 20
+
+    def refuse(code: int) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+
+    refuse(errno.ENOSPC)
+    with pytest.raises(RwkvError, match="disk is full"):
+        write(tmp_path / "m.rwkv")
+    assert list(tmp_path.iterdir()) == []
+    refuse(errno.EOPNOTSUPP)  # then it is written without
+    write(tmp_path / "m.rwkv")
+    assert read_header(tmp_path / "m.rwkv").size_bytes == SIZE
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = modelfile._write_at
     monkeypatch.setattr(modelfile, "_write_at", lambda fd, data, at: real(fd, data[:7], at))
