@@ -166,7 +166,8 @@ def importance(checkpoint: Path, folder: Path) -> Path:
     with Model(copy) as model:
         tokenizer = model.tokenizer
         with Reference(copy, None, None) as reference:
-            text = text_sequences(reference, tokenizer, default_text(), "the built-in text", required=False)
+            where = "the built-in text"
+            text = text_sequences(reference, tokenizer, default_text(), where, lambda _: None, required=False)
             found: dict[str, list[NDArray[np.float32]]] = {}
 
             def see(name: str, x: NDArray[np.float32]) -> None:

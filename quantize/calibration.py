@@ -49,6 +49,8 @@ TEXT_TOKENS = 512  # of one sequence of text
 MAX_TEXT_TOKENS = 16 * TEXT_TOKENS
 MIN_TEXT_TOKENS = 1024  # fewer say little about the inputs
 SAMPLES, SAMPLE_TOKENS = 32, 256
+_PROBES = 4  # pieces of a text that are read in order and shuffled
+PROBE_TOKENS = 2 * _PROBES * TEXT_TOKENS  # of a long text
 _MAX_TEXT_BYTES = 64 << 20
 _CHUNK = 1024  # tokens of a pass: products of the inputs with themselves are worth it
 _SEED = 0
@@ -219,7 +221,7 @@ class Reference:
         cols = self.infos[name].cols
         return Clusters(cluster, np.zeros((k, cols, cols), np.float32))
 
-    def likelihood(self, sequences: Sequence[NDArray[np.uint32]]) -> float:
+    def likelihood(self, sequences: Sequence[NDArray[np.uint32]], on_tokens: Callable[[int], None]) -> float:
         """Mean loss of the next token, nats."""
         total, count = 0.0, 0
         for batch in self.batches(sequences):
@@ -230,6 +232,7 @@ class Reference:
                 total -= float(own[np.arange(len(tokens) - 1), tokens[1:]].sum(dtype=np.float64))
                 count += len(tokens) - 1
                 row += len(tokens)
+            on_tokens(row)
         return total / max(count, 1)
 
 
@@ -312,7 +315,13 @@ def sample(
 
 
 def text_sequences(
-    reference: Reference, tokenizer: Tokenizer, text: str, where: str, *, required: bool
+    reference: Reference,
+    tokenizer: Tokenizer,
+    text: str,
+    where: str,
+    on_tokens: Callable[[int], None],
+    *,
+    required: bool,
 ) -> list[NDArray[np.uint32]]:
     """Pieces of a text, spread over all of it.
 
@@ -330,10 +339,10 @@ def text_sequences(
     n = min(len(ids), MAX_TEXT_TOKENS) // TEXT_TOKENS
     begins = np.linspace(0, len(ids) - TEXT_TOKENS, n).astype(int)
     pieces = [np.ascontiguousarray(ids[at : at + TEXT_TOKENS]) for at in begins]
-    probe = pieces[:: max(1, len(pieces) // 4)]
+    probe = pieces[:: max(1, len(pieces) // _PROBES)]
     random = np.random.default_rng(_SEED)
-    in_order = reference.likelihood(probe)
-    shuffled = reference.likelihood([random.permutation(piece) for piece in probe])
+    in_order = reference.likelihood(probe, on_tokens)
+    shuffled = reference.likelihood([random.permutation(piece) for piece in probe], on_tokens)
     if in_order < math.log(reference.n_vocab):
         return pieces
     # A text of another kind is hard to guess, too, but in its order less than without any.

@@ -59,8 +59,9 @@ def factor(hessian: NDArray[np.float32]) -> Feedback:
         hessian.flat[:: n + 1] += damping - added
         added = damping
         try:
-            # The last input first: Cholesky's lower factor is then our upper one.
-            upper = np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
+            # The last input first: Cholesky's lower factor is then our upper one. As a copy: it takes a view's columns
+            # apart one by one, for as long again as a third of the factoring.
+            upper = np.linalg.cholesky(np.ascontiguousarray(hessian[::-1, ::-1]))[::-1, ::-1]
             break
         except np.linalg.LinAlgError:
             if damping >= _MAX_DAMPING:

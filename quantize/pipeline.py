@@ -267,12 +267,16 @@ def _sequences(
 
     token = reference.token_work
     found: list[NDArray[np.uint32]] = []
+
+    def ran(n: int) -> None:
+        progress.work(token * n)
+
     if text is not None and embedded.kind != NO_TOKENIZER:
         builtin = where == calibration.DEFAULT_TEXT
         where = "the built-in calibration text" if builtin else where
         tokenizer = from_bytes(embedded.kind, embedded.data)
-        found = calibration.text_sequences(reference, tokenizer, text, where, required=not builtin)
-    return calibration.sample(reference, lambda n: progress.work(token * n)) + found
+        found = calibration.text_sequences(reference, tokenizer, text, where, ran, required=not builtin)
+    return calibration.sample(reference, ran) + found
 
 
 def _mixture(
@@ -300,8 +304,8 @@ def _mixture(
 
 
 def _foresee(reference_plan: Plan, plan: Plan, progress: Progress, *, calibrated: bool) -> int:
-    """Expect sampling and calibration from the beginning, as an estimate of the time needs it; returns calibration's
-    part, which counts on a long text and the formats of *plan*.
+    """Expect what calibration takes from the beginning, as an estimate needs it: probing the text, sampling,
+    choosing. Returns the last one's part, which counts on a long text and the formats of *plan*.
     """
     from rwkv_cpu.quantize import calibration
     from rwkv_cpu.quantize.calibrated import expected_work
@@ -310,7 +314,7 @@ def _foresee(reference_plan: Plan, plan: Plan, progress: Progress, *, calibrated
     sampled, n_layer = calibration.SAMPLES * calibration.SAMPLE_TOKENS, plan.config.public().n_layer
     most = sampled + calibration.MAX_TEXT_TOKENS
     work = expected_work(plan.weights, n_layer, token, most) if calibrated else 0
-    progress.expect(token * sampled + work)
+    progress.expect(token * (sampled + (calibration.PROBE_TOKENS if calibrated else 0)) + work)
     return work
 
 
