@@ -3,10 +3,11 @@
 
     python benchmarks/quantise_speed.py CHECKPOINT.pth PEER.gguf --peer-python PYTHON [--rounds 3] [--without-digest]
 
-Both read the same weights from the page cache (a first pass of each is not counted) and write to the same file
-system; neither waits for the disk (fsync is left out on our side, llama.cpp has none). PEER.gguf is the checkpoint in
-bf16 (benchmarks/peer_gguf.py). Each program uses all cores. Ours also takes the checkpoint's sha256, which a processor
-can do on one core only and no faster; --without-digest shows what is left without it.
+Both read the same weights from the page cache, into which a first pass of each, not counted, reads them anew
+(benchmarks/models.py says why), and write to the same file system; neither waits for the disk (fsync is left out on our
+side, llama.cpp has none). PEER.gguf is the checkpoint in bf16 (benchmarks/peer_gguf.py). Each program uses all cores.
+Ours also takes the checkpoint's sha256, which a processor can do on one core only and no faster; --without-digest shows
+what is left without it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.models import uncache
+from benchmarks.protocol import HERE
+
 PAIRS = {"q8": "Q8_0", "q4": "Q4_K_M"}
 
 
@@ -54,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
+    for source in (options.checkpoint, options.gguf):
+        uncache(source)
     os.fsync = lambda _fd: None  # type: ignore[assignment]
     found = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

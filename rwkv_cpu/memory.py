@@ -7,6 +7,8 @@ every token: minutes where there should be moments. People take that for a slow 
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import sys
 from dataclasses import dataclass
@@ -17,7 +19,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["MemoryForecast", "aligned_zeros", "available_bytes", "forecast_file", "human_bytes", "resident_bytes"]
+__all__ = [
+    "MemoryForecast",
+    "aligned_zeros",
+    "allow_huge_pages",
+    "available_bytes",
+    "forecast_file",
+    "human_bytes",
+    "resident_bytes",
+]
 
 # What interpreter, libraries, states and the engine's scratch take beside the weights: measured 40 MB for small models;
 # states and scratch grow with the width, but stay below this at every released size.
@@ -97,6 +107,13 @@ def aligned_zeros(size_bytes: int) -> NDArray[np.uint8]:
     whole = np.zeros(size_bytes + 64, np.uint8)
     skip = -whole.ctypes.data % 64
     return whole[skip : skip + size_bytes]
+
+
+def allow_huge_pages(mapped: mmap.mmap) -> None:
+    """Let the system read a mapped file and map it 2 MB at a time, where the file system can."""
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # refused elsewhere, at no harm
+            mapped.madvise(mmap.MADV_HUGEPAGE)
 
 
 def available_bytes() -> int | None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, KINDS, kind_of, shown
 from rwkv_cpu.errors import ChecksumError, FormatError, RwkvError, UnsupportedModelError
+from rwkv_cpu.memory import allow_huge_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -165,10 +166,7 @@ class ModelFile:
                 self.buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise RwkvError(f"{self.info.path}: cannot be mapped: {error.strerror}") from error
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            # Lets the system read and map 2 MB at a time where the file system can; refused elsewhere, at no harm.
-            with contextlib.suppress(OSError):
-                self.buffer.madvise(mmap.MADV_HUGEPAGE)
+        allow_huge_pages(self.buffer)
 
     @property
     def path(self) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkv_cpu.errors import RwkvError
+from rwkv_cpu.memory import allow_huge_pages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,8 @@ class MappedFile:
 
         An array that is still in use just reads them again.
         """
+        if not self._held:  # not before: who only looks into the file would read 2 MB for each of its headers
+            allow_huge_pages(self.map)
         self._held.append((start, end))
         self._held_bytes += end - start
         while self._held_bytes - (self._held[0][1] - self._held[0][0]) > _HELD_BYTES:
