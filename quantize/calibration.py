@@ -222,7 +222,7 @@ class Reference:
         return Clusters(cluster, np.zeros((k, cols, cols), np.float32))
 
     def likelihood(self, sequences: Sequence[NDArray[np.uint32]], on_tokens: Callable[[int], None]) -> float:
-        """Mean loss of the next token, nats."""
+        """Mean loss of the next token, nats; on_tokens(n) is called after each pass."""
         total, count = 0.0, 0
         for batch in self.batches(sequences):
             logits = self.run(batch, logits=True)
@@ -325,7 +325,9 @@ def text_sequences(
 ) -> list[NDArray[np.uint32]]:
     """Pieces of a text, spread over all of it.
 
-    Args: where: its name, for errors. required: fail where the text does not fit the model; else leave it out.
+    Args:
+        where: its name, for errors. required: fail where the text does not fit the model; else leave it out.
+        on_tokens: called with how many were run to see whether it does.
     Raises: ArgumentError: too short, or the tokenizer is not the model's.
     """
     ids = np.asarray(tokenizer.encode(text), np.uint32)

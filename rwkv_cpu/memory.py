@@ -25,6 +25,7 @@ __all__ = [
     "allow_huge_pages",
     "available_bytes",
     "forecast_file",
+    "give_back",
     "human_bytes",
     "resident_bytes",
 ]
@@ -114,6 +115,14 @@ def allow_huge_pages(mapped: mmap.mmap) -> None:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # refused elsewhere, at no harm
             mapped.madvise(mmap.MADV_HUGEPAGE)
+
+
+def give_back(mapped: mmap.mmap, start: int, end: int) -> None:
+    """Let go of the whole pages in bytes *start* to *end* of a mapped file; read again, they come again."""
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first and hasattr(mapped, "madvise"):
+        with contextlib.suppress(OSError):
+            mapped.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def available_bytes() -> int | None:

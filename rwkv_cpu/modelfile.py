@@ -308,7 +308,7 @@ class ModelWriter:
     def _reserve(self, size_bytes: int) -> None:
         """Take the space at once: no other program can fill the disk meanwhile, and writing takes less time."""
         # Where a file system cannot, the C library writes into every block instead; one with unnamed files can.
-        if not (self._unnamed and size_bytes and hasattr(os, "posix_fallocate")):
+        if not (self._unnamed and hasattr(os, "posix_fallocate")):
             return
         try:
             os.posix_fallocate(self._fd, 0, size_bytes)

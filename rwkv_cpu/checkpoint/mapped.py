@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkv_cpu.errors import RwkvError
-from rwkv_cpu.memory import allow_huge_pages
+from rwkv_cpu.memory import allow_huge_pages, give_back
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +66,4 @@ class MappedFile:
         while self._held_bytes - (self._held[0][1] - self._held[0][0]) > _HELD_BYTES:
             first, last = self._held.popleft()
             self._held_bytes -= last - first
-            first = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
-            last = last // mmap.PAGESIZE * mmap.PAGESIZE
-            if last > first and hasattr(self.map, "madvise"):
-                with contextlib.suppress(OSError):
-                    self.map.madvise(mmap.MADV_DONTNEED, first, last - first)
+            give_back(self.map, first, last)

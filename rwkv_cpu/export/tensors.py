@@ -7,9 +7,7 @@ and rwkv.cpp's files hold decays already put through exp(); here that is undone.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +19,7 @@ from rwkv_cpu import engine
 from rwkv_cpu.checkpoint import kind_of, open_checkpoint
 from rwkv_cpu.errors import FormatError, NonFiniteError
 from rwkv_cpu.export.dtypes import BLOCKS, blocks_of_q8, float32_of
+from rwkv_cpu.memory import give_back
 from rwkv_cpu.modelfile import ModelFile
 from rwkv_cpu.quantize.plan import recognise
 
@@ -241,13 +240,9 @@ class _FromModelFile:
         return self.config.version in ("5.0", "5.1") and info.name.endswith((".att.time_decay", ".att.time_faaaa"))
 
     def _release(self, info: engine.TensorInfo) -> None:
-        """Give the pages of a tensor back, so that the process holds one at a time; read again, they come again."""
+        """Give the pages of a tensor back, so that the process holds one at a time."""
         start = self._file.info.data_offset + info.offset
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (start + info.size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and hasattr(self._file.buffer, "madvise"):
-            with contextlib.suppress(OSError):
-                self._file.buffer.madvise(mmap.MADV_DONTNEED, first, last - first)
+        give_back(self._file.buffer, start, start + info.size_bytes)
 
     def _bytes(self, info: engine.TensorInfo) -> memoryview:
         data = self._model.bytes_of(info.name)

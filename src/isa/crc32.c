@@ -4,6 +4,7 @@
  * 8.2 on, which always has it. */
 #include <string.h>
 
+#include "isa/processor.h"
 #include "isa/target.h"
 #include "platform/platform.h"
 #include "rwkv_cpu.h"
@@ -18,7 +19,6 @@ static uint32_t crc_byte(uint32_t byte) {
 #if defined(RWKVC_X86_64)
 #include <cpuid.h>
 #include <immintrin.h>
-#include <stdatomic.h>
 
 /* Powers of x modulo the polynomial, in reflected order: x^(512 +- 32) and x^(128 +- 32). */
 #define BY_64_BYTES _mm_set_epi64x(0x01c6e41596, 0x0154442bd4)
@@ -48,18 +48,13 @@ static void fold(uint32_t crc, const uint8_t *bytes, uint64_t size, uint8_t rest
 TARGET_END
 
 static bool has_pclmul(void) {
-    static atomic_int known; /* asking takes long where a hypervisor answers */
-    int answer = atomic_load_explicit(&known, memory_order_relaxed);
-    if (!answer) {
-        unsigned a, b, c = 0, d;
-        answer = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_PCLMUL) && (c & bit_SSE4_1) ? 1 : -1;
-        atomic_store_explicit(&known, answer, memory_order_relaxed);
-    }
-    return answer > 0;
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_PCLMUL) && (c & bit_SSE4_1);
 }
 
 static uint64_t blocks(uint32_t *crc, const uint8_t *bytes, uint64_t size) {
-    if (size < 64 || !has_pclmul()) return 0;
+    static atomic_int known;
+    if (size < 64 || !rwkvc_asked_once(&known, has_pclmul)) return 0;
     uint8_t rest[16];
     fold(*crc, bytes, size / 64 * 64, rest);
     *crc = 0;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Which instruction sets there are, which this machine runs, which one to use. */
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "isa/processor.h"
 #include "isa/target.h"
 #include "kernels/kernels.h"
 #include "platform/platform.h"
@@ -77,15 +77,9 @@ static const struct {
 };
 enum { N_ISAS = sizeof isas / sizeof *isas };
 
-/* Asked once: a hypervisor takes longer to answer for the processor than packing a tensor's panel takes. */
 static bool usable(int i) {
     static atomic_int known[N_ISAS];
-    int answer = atomic_load_explicit(&known[i], memory_order_relaxed);
-    if (!answer) {
-        answer = isas[i].usable() ? 1 : -1;
-        atomic_store_explicit(&known[i], answer, memory_order_relaxed);
-    }
-    return answer > 0;
+    return rwkvc_asked_once(&known[i], isas[i].usable);
 }
 
 static int find(const char *name) {

@@ -16,6 +16,15 @@ void rwkvc_pause(void) {
 #endif
 }
 
+bool rwkvc_asked_once(atomic_int *known, bool (*ask)(void)) {
+    int answer = atomic_load_explicit(known, memory_order_relaxed);
+    if (!answer) {
+        answer = ask() ? 1 : -1;
+        atomic_store_explicit(known, answer, memory_order_relaxed);
+    }
+    return answer > 0;
+}
+
 uint64_t rwkvc_float_environment(void) {
 #if defined(RWKVC_X86_64)
     uint32_t before = _mm_getcsr();

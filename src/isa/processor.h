@@ -3,6 +3,8 @@
 #ifndef RWKVC_PROCESSOR_H
 #define RWKVC_PROCESSOR_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -11,6 +13,10 @@
 
 /* In a loop that waits for another thread. */
 void rwkvc_pause(void);
+
+/* What the processor answers, asked once and kept in *known (0 before): where a hypervisor answers for it, that takes longer
+ * than packing a panel of a tensor. */
+bool rwkvc_asked_once(atomic_int *known, bool (*ask)(void));
 
 /* The floating point environment that gives the same bits everywhere: round to nearest, keep subnormals, no traps.
  * Returns the one before, to be given back. */

@@ -23,7 +23,7 @@ VEC vf KERNEL(extreme)(const float *x, vf *largest) {
     return value;
 }
 
-/* Nearest integers in -most - 1 + narrow .. most. */
+/* Nearest integers in least .. most. */
 VEC void KERNEL(round_all)(const float *x, vf inverse, float least, float most, int8_t *q) {
     for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
         vf y = vf_mul(vf_load(x + 16 * i), inverse);
@@ -40,10 +40,11 @@ static void KERNEL(quantise_8)(const float *x, const int8_t *book, int8_t *q, ui
     const vf most = vf_set1(127);
     vf largest = vf_zero();
     for (uint32_t i = 0; i < RWKVC_GROUP; i++) largest = vf_max(vf_abs(vf_load(x + 16 * i)), largest);
-    vf tried[TRIES], inverse[TRIES], error[TRIES];
+    vf tried[TRIES], stored[TRIES], inverse[TRIES], error[TRIES];
     UNROLL for (int t = 0; t < TRIES; t++) {
         tried[t] = vf_div(largest, vf_set1(127.5f - 0.5f * (float)t));
         inverse[t] = KERNEL(put_scale)(tried[t], scale);
+        stored[t] = vf_load_half(scale);
         error[t] = vf_zero();
     }
     for (uint32_t i = 0; i < RWKVC_GROUP; i++) {
@@ -58,8 +59,7 @@ static void KERNEL(quantise_8)(const float *x, const int8_t *book, int8_t *q, ui
     /* a group that no half can scale keeps an infinite one, which is refused where scales are checked */
     vf best = vf_div(largest, most), least = vf_set1(HUGE_VALF);
     UNROLL for (int t = 0; t < TRIES; t++) {
-        vf_store_half(scale, tried[t]);
-        vf stored = vf_load_half(scale), cost = vf_mul(vf_mul(stored, stored), error[t]);
+        vf cost = vf_mul(vf_mul(stored[t], stored[t]), error[t]);
         if (t) cost = vf_where_less(most, vf_round(vf_mul(largest, inverse[t])), vf_set1(HUGE_VALF), cost);
         best = vf_where_less(cost, least, tried[t], best);
         least = vf_where_less(cost, least, cost, least);
