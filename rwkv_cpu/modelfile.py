@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rwkv_cpu.checkpoint.recognise import DOWNLOAD_AGAIN, KINDS, kind_of, shown
 from rwkv_cpu.errors import ChecksumError, FormatError, RwkvError, UnsupportedModelError
-from rwkv_cpu.memory import allow_huge_pages
+from rwkv_cpu.memory import allow_huge_pages, human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -270,7 +270,7 @@ class ModelWriter:
             free = shutil.disk_usage(folder).free
             if free < size_bytes:
                 raise RwkvError(
-                    f"{target}: needs {size_bytes / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free there",
+                    f"{target}: needs {human_bytes(size_bytes)}, but only {human_bytes(free)} are free there",
                     hint="Free some space, or name a target on another disk.",
                 )
             self._open(folder)
