@@ -78,6 +78,7 @@ float *rwkvc_norm(rwkvc_pass *pass, uint64_t part_offset, const rwkvc_tensor *we
 }
 
 typedef struct {
+    const rwkvc_pass *pass;
     const float *normed;
     uint64_t part_offset;
     rwkvc_shifted *shifted;
@@ -108,8 +109,8 @@ static void shift_to(const rwkvc_pass *pass, const rwkvc_shifted *to, const shif
     }
 }
 
-static void shift_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
-    const shift *s = arg;
+static shift_tile tile_of(const shift *s, uint32_t first, uint32_t last) {
+    const rwkvc_pass *pass = s->pass;
     uint32_t n_embd = pass->model->config.size[RWKVC_SIZE_EMBD];
     shift_tile tile = {.first = first, .last = last};
     for (uint32_t t = first; t < last; t++) {
@@ -118,11 +119,26 @@ static void shift_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t las
         tile.now[t - first] = now;
         tile.previous[t - first] = t == segment->first ? segment->state_in + s->part_offset : now - n_embd;
     }
+    return tile;
+}
+
+static void shift_rows(rwkvc_pass *pass, void *arg, uint32_t first, uint32_t last) {
+    const shift *s = arg;
+    shift_tile tile = tile_of(s, first, last);
     for (uint32_t i = 0; i < s->n_shifted; i++) shift_to(pass, &s->shifted[i], &tile);
 }
 
+static void shift_mix(void *arg, uint32_t item, uint32_t thread) {
+    const shift *s = arg;
+    shift_tile tile = tile_of(s, 0, 1);
+    (void)thread;
+    shift_to(s->pass, &s->shifted[item], &tile);
+}
+
+/* One token alone: its mixes are shared out instead of the tokens. */
 bool rwkvc_shift(rwkvc_pass *pass, uint64_t part_offset, const float *normed, rwkvc_shifted *shifted,
                  uint32_t n_shifted) {
-    shift s = {normed, part_offset, shifted, n_shifted};
+    shift s = {pass, normed, part_offset, shifted, n_shifted};
+    if (pass->n_tokens == 1) return rwkvc_parallel(pass->pool, n_shifted, shift_mix, &s);
     return rwkvc_for_rows(pass, pass->n_tokens, shift_rows, &s);
 }

@@ -83,8 +83,8 @@ VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8
     vf acc[Q8_TILE];
     UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_zero();
     for (uint32_t g = 0; g < groups; g += 2, record += size) {
-        if (n <= 2)
-            PREFETCH_PAGE(record);
+        if (n <= 2) /* every other line: its neighbour comes along */
+            for (uint32_t line = 0; line < size; line += 128) PREFETCH(record + 2048 + line);
         else /* with more to multiply between two lines the processor's own prefetchers fall behind */
             for (uint32_t line = 0; line < size; line += 64) PREFETCH(record + 4 * size + line);
         for (uint32_t half = 0; half < 2; half++) {
