@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long quantising takes, ours beside llama.cpp's, alternating in one run.
 
-    python benchmarks/quantise_speed.py CHECKPOINT.pth PEER.gguf --peer-python PYTHON [--rounds 3] [--without-digest]
+    python benchmarks/quantise_speed.py CHECKPOINT.pth PEER.gguf --peer-python PYTHON [--rounds 3] [--digest]
 
 Both read the same weights from the page cache, into which a first pass of each, not counted, reads them anew
 (benchmarks/models.py says why), and write to the same file system; neither waits for the disk (fsync is left out on our
 side, llama.cpp has none). PEER.gguf is the checkpoint in bf16 (benchmarks/peer_gguf.py). Each program uses all cores.
-Ours also takes the checkpoint's sha256, which a processor can do on one core only and no faster; --without-digest shows
-what is left without it.
+With --digest ours also takes the checkpoint's sha256, which a processor can do on one core only and no faster.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
     parser.add_argument(
-        "--without-digest", action="store_true", help="leave out the checkpoint's sha256, of which llama.cpp takes none"
+        "--digest", action="store_true", help="take the checkpoint's sha256 too, of which llama.cpp takes none"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
@@ -68,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         for kind in options.pairs:
             times: dict[str, list[float]] = {"ours": [], "theirs": []}
             for n in range(options.rounds + 1):
-                one = ours(options.checkpoint, target, kind, not options.without_digest)
+                one = ours(options.checkpoint, target, kind, options.digest)
                 target.unlink()
                 other = theirs(options.peer_python, options.gguf, target, PAIRS[kind])
                 target.unlink()

@@ -63,7 +63,7 @@ def quantize(
     lora: str | Path | None = None,
     lora_alpha: float | None = None,
     pissa_init: str | Path | None = None,
-    source_digest: bool = True,
+    source_digest: bool | None = None,
     force: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     cancel: CancelToken | None = None,
@@ -93,8 +93,8 @@ def quantize(
         lora: an adapter (LoRA or PiSSA, as RWKV-PEFT writes them) to merge into the checkpoint, in f32.
         lora_alpha: LoRA's alpha, which does not stand in the file.
         pissa_init: PiSSA's file of initial factors; then there is no alpha.
-        source_digest: take the checkpoint's sha256 for the file's metadata. Without calibration that takes longest: it
-            cannot be shared among cores.
+        source_digest: take the checkpoint's sha256 for the file's metadata. Default: with calibration, beside which it
+            takes no time; without, it would take longest, as it cannot be shared among cores.
         force: replace an existing target.
         on_progress: called with (work done, work in all) about 20 times a second, on the caller's thread: bytes packed,
             and what calibration takes in terms of them.
@@ -169,7 +169,7 @@ def quantize(
         }
         if lora is not None:
             about["rwkv_cpu.lora"] = Path(lora).name
-        if source_digest:
+        if calibration is not None if source_digest is None else source_digest:
             about[_SHA] = _NO_SHA  # known at the end only, its length from the beginning
         size = _convert(checkpoint, plan, about, target, workers, progress, force=force, calibrator=calibrator)
         progress.done()

@@ -200,7 +200,6 @@ def _converted(
             lora=None if adapter is None else adapter.lora,
             lora_alpha=None if adapter is None else adapter.alpha,
             pissa_init=None if adapter is None else adapter.pissa_init,
-            source_digest=False,
             force=True,
             on_progress=on_progress,
             cancel=cancel,

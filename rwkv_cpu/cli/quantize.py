@@ -66,9 +66,9 @@ if TYPE_CHECKING:
     help="Measure what it cost and how fast it runs; write DIR/index.html to look at, and DIR/report.json.",
 )
 @click.option(
-    "--no-digest",
-    is_flag=True,
-    help="Leave the checkpoint's sha256 out of the file: without calibration taking it is what takes longest.",
+    "--digest/--no-digest",
+    default=None,
+    help="Put the checkpoint's sha256 into the file. Default: with calibration only; without, it would take longest.",
 )
 @click.option("--threads", "-t", type=click.IntRange(min=1), help="Default: the physical cores.")
 @click.option("--force", "-f", is_flag=True, help="Replace OUT if it exists.")
@@ -87,7 +87,7 @@ def command(
     lora_alpha: float | None,
     pissa_init: Path | None,
     report_directory: Path | None,
-    no_digest: bool,
+    digest: bool | None,
     threads: int | None,
     force: bool,
     as_json: bool,
@@ -131,7 +131,7 @@ def command(
             lora=lora,
             lora_alpha=lora_alpha,
             pissa_init=pissa_init,
-            source_digest=not no_digest,
+            source_digest=digest,
             threads=threads,
             force=force,
             on_progress=on_progress,

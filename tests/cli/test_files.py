@@ -106,7 +106,7 @@ def test_info_of_this_machine(run) -> None:
 
 
 def test_info_of_files(run, checkpoint: Path) -> None:
-    run("quantize", "tiny.pth", "m.rwkv", "--tokenizer", "none")
+    run("quantize", "tiny.pth", "m.rwkv", "--tokenizer", "none", "--digest")
     text = run("info", "m.rwkv", "--verify", "--tensors").stdout
     for word in ("RWKV-7", "bits/weight", "verified", "blocks.1.ffn.value.weight", "source_sha256"):
         assert word in text

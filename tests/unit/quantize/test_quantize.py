@@ -118,7 +118,7 @@ def test_same_bytes_for_any_number_of_threads(tmp_path: Path, preset: str, monke
 
 def test_report_and_metadata_tell_the_truth(checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "m.rwkv"
-    report = quantize(checkpoint, target, tokenizer="none", threads=2)
+    report = quantize(checkpoint, target, tokenizer="none", threads=2, source_digest=True)
     assert report.target_bytes == target.stat().st_size
     assert report.source_bytes == checkpoint.stat().st_size
     used = [
@@ -138,7 +138,7 @@ def test_report_and_metadata_tell_the_truth(checkpoint: Path, tmp_path: Path) ->
     assert about["metadata"]["rwkv_cpu.source_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert about["metadata"]["rwkv_cpu.source"] == "tiny.pth"
     without = tmp_path / "without.rwkv"
-    quantize(checkpoint, without, tokenizer="none", source_digest=False)
+    quantize(checkpoint, without, tokenizer="none")
     assert "rwkv_cpu.source_sha256" not in describe_file(without)["metadata"]
     assert verify_file(without) == len(about["tensors"])
     assert len(about["tensors"]) == verify_file(target)
