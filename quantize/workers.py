@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "Progress", "Workers", "converting"]
 
-_WRITE_BYTES = 1 << 20  # small enough to be in the cache still when it is written after its checksum
+_WRITE_BYTES = 1 << 20  # between two looks at whether the conversion was cancelled
 _MAX_WAITING_BYTES = 64 << 20
+_MOST_PACKED = 4  # parts that may wait for the thread that writes
 _UNIT_BYTES = 1 << 21  # packed at a time: handing out less costs more than the cache saves
 _EMBEDDING_ROWS = 64  # so many end at a multiple of 64 bytes, whatever their width
 _PROGRESS_SECONDS = 0.05
@@ -95,8 +96,10 @@ class _Part:
 
 
 class Output:
-    """Packs tensors part by part on all threads, each of which writes what it packed while that is in its cache, and
-    writes behind what was packed elsewhere; at most a few parts wait.
+    """Packs tensors part by part on all threads, and writes behind what was packed elsewhere; at most a few parts wait.
+
+    Systems let one thread write to a file at a time, and others spin until it is their turn. So whoever packed a part writes
+    what is there to be written, or, where another is at that, packs on.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class Output:
         self._progress = progress
         self._header_bytes = header_bytes
         self._checkpoint = checkpoint
-        self._own = threading.local()
+        self._turn = threading.Lock()
+        self._packed: deque[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]] = deque()  # place, bytes, their buffer
+        self._buffers: deque[NDArray[np.uint8]] = deque()
         self._waiting: deque[_Part] = deque()
         self._waiting_bytes = 0
 
@@ -129,13 +134,14 @@ class Output:
     def put(self, info: engine.TensorInfo, packed: NDArray[np.uint8]) -> None:
         """Hand over a packed tensor; waits while much is waiting already. One large tensor may wait."""
         info.crc32 = 0
-        run = self._workers.writer.submit(self._write, info, 0, packed)
+        run = self._workers.writer.submit(self._write_whole, info, packed)
         self._wait_for(_Part(info, packed.nbytes, 0, run))
 
     def finish(self) -> None:
         """Wait for all."""
         while self._waiting:
             self._finish_one()
+        self._write_packed(0)
 
     def _wait_for(self, part: _Part) -> None:
         self._waiting.append(part)
@@ -161,22 +167,44 @@ class Output:
     ) -> int:
         self._workers.check()
         with converting(self._checkpoint, info):
-            if getattr(self._own, "buffer", np.empty(0)).nbytes < end - begin:
-                self._own.buffer = aligned_zeros(max(end - begin, _UNIT_BYTES))
-            part = self._own.buffer[: end - begin]
+            buffer = self._buffer(end - begin)
+            part = buffer[: end - begin]
             part[:] = 0
             engine.pack_part(info, source, dtype, first, last, part)
-        return self._write(info, begin, part)
+        crc = engine.crc32(part.data)
+        self._packed.append((info.offset + begin, part, buffer))
+        self._write_packed(_MOST_PACKED)
+        return crc
 
-    def _write(self, info: engine.TensorInfo, begin: int, packed: NDArray[np.uint8]) -> int:
+    def _buffer(self, size: int) -> NDArray[np.uint8]:
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = np.empty(0, np.uint8)
+        return buffer if buffer.nbytes >= size else aligned_zeros(max(size, _UNIT_BYTES))
+
+    def _write_packed(self, most: int) -> None:
+        """Write the parts that are packed; while another thread does, leave it to that one, but no more than *most*."""
+        while self._packed and self._turn.acquire(blocking=len(self._packed) > most):
+            try:
+                if self._packed:  # nobody took it meanwhile
+                    place, part, buffer = self._packed.popleft()
+                    self._write(place, part)
+                    self._buffers.append(buffer)
+            finally:
+                self._turn.release()
+
+    def _write_whole(self, info: engine.TensorInfo, packed: NDArray[np.uint8]) -> int:
         """Returns the checksum of these bytes."""
-        crc = 0
+        crc = engine.crc32(packed.data)
+        with self._turn:
+            self._write(info.offset, packed)
+        return crc
+
+    def _write(self, place: int, packed: NDArray[np.uint8]) -> None:
         for at in range(0, packed.nbytes, _WRITE_BYTES):
             self._workers.check()
-            part = packed.data[at : at + _WRITE_BYTES]
-            crc = engine.crc32(part, crc)
-            self._writer.write(self._header_bytes + info.offset + begin + at, part)
-        return crc
+            self._writer.write(self._header_bytes + place + at, packed.data[at : at + _WRITE_BYTES])
 
 
 @contextmanager
