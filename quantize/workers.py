@@ -98,8 +98,8 @@ class _Part:
 class Output:
     """Packs tensors part by part on all threads, and writes behind what was packed elsewhere; at most a few parts wait.
 
-    Systems let one thread write to a file at a time, and others spin until it is their turn. So whoever packed a part writes
-    what is there to be written, or, where another is at that, packs on.
+    Systems let one thread write to a file at a time, and others spin until it is their turn. So whoever packed a part
+    writes what is there to be written, or, where another is at that, packs on.
     """
 
     def __init__(
