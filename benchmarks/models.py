@@ -76,13 +76,13 @@ class Files:
         return path
 
     def gguf(self, weights: Weights, kind: str) -> Path:
-        """The GGUF file with all matrices in that type; K-quants go through llama.cpp's own quantiser."""
+        """The GGUF file of that type; K-quants and Q4_0, whose head is Q6_K, go through llama.cpp's own quantiser."""
         path = self.folder / f"{weights.stem}-{kind}.gguf"
         if path.exists():
             return path
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".part")
-        if kind.endswith("_k"):
+        if kind.endswith("_k") or kind == "q4_0":
             source = self.gguf(weights, "bf16")
             command = [HERE / "peer_quantise.py", source, partial, kind]
         else:
