@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantise a GGUF file with llama.cpp's own code: peer_quantise.py IN OUT TYPE.
 
-Runs in the peer's environment. Needed for the K-quants, which the gguf package cannot write: every matrix in the same type.
-Q4_0 is as its users have it: the head in Q6_K.
+Runs in the peer's environment. Needed for the K-quants, which the gguf package cannot write: every matrix in the same
+type. Q4_0 is as its users have it: the head in Q6_K.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from rwkv_cpu.errors import ArgumentError, ModelNotFoundError, RwkvError
 if TYPE_CHECKING:
     import os
 
-__all__ = ["decoded", "read_text"]
+__all__ = ["check_text", "decoded", "read_text"]
 
 
 def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hint: str = "") -> str:
@@ -34,11 +34,17 @@ def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hin
     return decoded(raw, str(path), hint=hint)
 
 
+def check_text(raw: bytes, where: str, *, hint: str = "") -> None:
+    """That they are text, in whatever encoding. Raises: ArgumentError, which names *where* they come from."""
+    if (at := raw.find(b"\0")) >= 0:
+        hint = hint or "Give a plain text in UTF-8."
+        raise ArgumentError(f"{where}: this is a binary file (byte {at} is zero), not text", hint=hint)
+
+
 def decoded(raw: bytes, where: str, *, hint: str = "") -> str:
     """Bytes as text. Raises: ArgumentError, which names *where* they come from and the first wrong byte."""
     hint = hint or "Give a plain text in UTF-8."
-    if (at := raw.find(b"\0")) >= 0:
-        raise ArgumentError(f"{where}: this is a binary file (byte {at} is zero), not text", hint=hint)
+    check_text(raw, where, hint=hint)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from rwkv_cpu.cli._errors import WrongUse
 from rwkv_cpu.cli._options import json_option, load_options, model_argument
 
 
@@ -44,6 +45,9 @@ def command(
             click.echo(f"\rmeasuring {done}/{total}" if done < total else "\r\033[K", nl=False, err=True)
 
     if kernels:
+        if model != "demo":
+            hint = "Leave MODEL out, or measure it without --kernels."
+            raise WrongUse("--kernels measures no model", click.get_current_context(), hint=hint)
         formats = [weight_format] if weight_format else None
         found = benchmark.run_kernels(threads=threads, formats=formats, repeats=repeats, on_progress=progress)
         click.echo(benchmark.kernels_as_json(found) if as_json else benchmark.kernels_as_text(found))

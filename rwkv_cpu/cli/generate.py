@@ -25,6 +25,7 @@ from rwkv_cpu.cli._options import (
     state_option,
     unescape,
 )
+from rwkv_cpu.textfile import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,8 @@ def command(
     left out. MODEL is a .rwkv file or a checkpoint; without it, the demonstration model that came along.
 
     With --batch FILE -o OUT, each line of FILE is a JSON object with a "prompt" (or "messages", in the manner of a
-    chat) and options of its own, and OUT gets a line for each. Started again after an interruption, it goes on.
+    chat) and options of its own, and OUT gets a line for each. Started again after an interruption, it goes on. The
+    exit code is 1 if a line could not be answered; its line in OUT says why.
     """
     from rwkv_cpu.terminal.loading import open_model
 
@@ -156,7 +158,7 @@ def command(
 
 
 def _batch(model: Model, source: str, target: str, parallel: int, sampling: dict[str, Any], *, as_json: bool) -> int:
-    """Run the file; the exit code."""
+    """Run the file; the exit code: 1 where a line ended with an error."""
     from rwkv_cpu.batch import run_batch
     from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.terminal.worker import cancel_on_ctrl_c, events_of
@@ -178,7 +180,7 @@ def _batch(model: Model, source: str, target: str, parallel: int, sampling: dict
         click.echo(json.dumps({**asdict(progress), "output": target}))
     else:
         click.echo(f"{chr(13) if sys.stderr.isatty() else ''}{_so_far(progress)}  ", err=True)
-    return EXIT_INTERRUPTED if token.cancelled else 0
+    return EXIT_INTERRUPTED if token.cancelled else int(progress.failed > 0)
 
 
 def _so_far(progress: BatchProgress) -> str:
@@ -221,6 +223,7 @@ def _what(
         data = unescape(prompt).encode("utf-8", "surrogateescape")
     else:
         data = sys.stdin.buffer.read() if file in (None, "-") else Path(str(file)).read_bytes()
+        check_text(data, "standard input" if file in (None, "-") else str(file))
         # An editor ends every file with a line end; a model would take it for the end of the paragraph.
         data = data.removesuffix(b"\n").removesuffix(b"\r")
     if not data:

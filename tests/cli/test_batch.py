@@ -55,7 +55,7 @@ def test_lines_have_options_ids_and_errors_of_their_own(demo_path: Path, tmp_pat
         text=True,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 1, run.stderr
     assert json.loads(run.stdout)["done"] == 7
     assert json.loads(run.stdout)["failed"] == 4
     found = read(tmp_path / "out")

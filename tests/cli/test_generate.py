@@ -69,6 +69,13 @@ def test_any_bytes_are_a_prompt(rwkv, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_binary_file_is_no_prompt(rwkv, tmp_path):
+    (tmp_path / "x").write_bytes(b"ab\0c")
+    done = rwkv("generate", "-f", str(tmp_path / "x"), "-n", "3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "this is a binary file (byte 2 is zero), not text" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "hint"),
     [

@@ -36,6 +36,12 @@ def test_help_lists_every_command(option):
         assert line in result.stdout
 
 
+def test_kernels_are_measured_without_a_model():
+    result = run("bench", "model.rwkv", "--kernels")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == "rwkv-cpu: error: --kernels measures no model"
+
+
 def test_version_is_the_packages():
     result = run("--version")
     assert (result.exit_code, result.stdout) == (0, f"rwkv-cpu {__version__}\n")
