@@ -349,10 +349,11 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
         r.sparse[i] = is_sparse(pass, &products[i]);
         if (r.sparse[i] && products[i].input->n_tokens > pass->kernels->q8_tile)
             r.grain[i] = 1;
-        else if (r.sparse[i]) /* whole columns, as far as there are panels enough for all threads */
-            r.grain[i] =
-                (uint32_t)rwkvc_min(rwkvc_value_panel(rwkvc_bits(products[i].weight->format)) / RWKVC_VALUE_UNIT,
-                                    rwkvc_ceil_div(n_units(products[i].weight), rwkvc_pool_threads(pass->pool)));
+        else if (r.sparse[i]) { /* whole columns, as far as that leaves the same to every thread */
+            uint32_t panel = rwkvc_value_panel(rwkvc_bits(products[i].weight->format)) / RWKVC_VALUE_UNIT;
+            uint32_t share = (uint32_t)rwkvc_ceil_div(n_units(products[i].weight), rwkvc_pool_threads(pass->pool));
+            r.grain[i] = share % panel ? share : panel;
+        }
         if (quantises(&products[i])) r.grain[i] = (uint32_t)rwkvc_round_up(r.grain[i], GROUP_UNITS);
         r.first_item[i + 1] = r.first_item[i] + (uint32_t)rwkvc_ceil_div(n_units(products[i].weight), r.grain[i]);
     }
