@@ -481,6 +481,8 @@ class Model:
         return self._computing.fitting().forward(self._opened(), runs, cancel=cancel, out=out)
 
     def _ids(self, tokens: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
+        if type(tokens) is list and len(tokens) == 1 and type(tokens[0]) is int and 0 <= tokens[0] < self.n_vocab:
+            return np.array(tokens, np.uint32)  # a step of decoding, without what an array costs to look at
         try:
             ids = np.asarray(tokens)
         except ValueError:  # lists of unequal lengths
