@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkv_cpu import engine, textfile
+from rwkv_cpu.cancel import CancelToken
 from rwkv_cpu.errors import ArgumentError, Cancelled
 from rwkv_cpu.memory import aligned_zeros
 from rwkv_cpu.modelfile import read_header
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from rwkv_cpu.cancel import CancelToken
     from rwkv_cpu.tokenizer.base import Tokenizer
 
 __all__ = [
@@ -152,10 +152,16 @@ class Reference:
             engine.SequenceRun(tokens, None, np.empty(floats, np.float32), "all" if logits else "none")
             for tokens in sequences
         ]
-        pointer = None if self._cancel is None else self._cancel.pointer
-        if self._cancel is not None and self._cancel.cancelled:
-            raise Cancelled("the conversion was cancelled")
-        return self._context.forward(self.model, runs, cancel=pointer, inputs=inputs)
+        own = CancelToken()  # through which an exception of inputs() ends the run, and nothing else
+        if self._cancel is not None:
+            self._cancel.link(own.cancel)
+        try:
+            if own.cancelled:
+                raise Cancelled("the conversion was cancelled")
+            return self._context.forward(self.model, runs, cancel=own.pointer, inputs=inputs)
+        finally:
+            if self._cancel is not None:
+                self._cancel.unlink(own.cancel)
 
     def step(
         self, tokens: NDArray[np.uint32], states: NDArray[np.float32], after: NDArray[np.float32]

@@ -115,6 +115,27 @@ def test_the_same_bytes_each_time_and_without_a_tokenizer(checkpoint: Path, tmp_
     assert sorted(os.listdir(tmp_path)) == ["1.rwkv", "2.rwkv", "tiny.pth"]  # noqa: PTH208
 
 
+def test_moments_in_several_passes_are_the_same(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(checkpoint, tmp_path / "one.rwkv")
+    monkeypatch.setattr("rwkv_cpu.quantize.calibrated._MIN_BUDGET_BYTES", 0)
+    monkeypatch.setattr("rwkv_cpu.quantize.calibrated.available_bytes", lambda: 4 << 18)
+    passes: list[int] = []
+    hessians = calibration.Reference.hessians
+
+    def count(self, *arguments):
+        passes.append(1)
+        return hessians(self, *arguments)
+
+    monkeypatch.setattr(calibration.Reference, "hessians", count)
+    token = CancelToken()
+    calibrate(checkpoint, tmp_path / "several.rwkv", cancel=token)
+    assert len(passes) > 2
+    assert not token.cancelled
+    assert (tmp_path / "several.rwkv").read_bytes() == (tmp_path / "one.rwkv").read_bytes()
+
+
 @pytest.mark.parametrize("bits", [4.5, 5.0, 6.3, 8.5])
 def test_bits_are_reached_and_not_passed(checkpoint: Path, tmp_path: Path, bits: float) -> None:
     report = quantize(checkpoint, tmp_path / "m.rwkv", bits=bits, tokenizer="none")
