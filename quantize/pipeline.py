@@ -169,7 +169,9 @@ def quantize(
         }
         if lora is not None:
             about["rwkv_cpu.lora"] = Path(lora).name
-        if calibration is not None if source_digest is None else source_digest:
+        if source_digest is None:
+            source_digest = calibration is not None
+        if source_digest:
             about[_SHA] = _NO_SHA  # known at the end only, its length from the beginning
         size = _convert(checkpoint, plan, about, target, workers, progress, force=force, calibrator=calibrator)
         progress.done()

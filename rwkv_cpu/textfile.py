@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_text", "decoded", "read_text"]
 
+_PLAIN = "Give a plain text in UTF-8."
+
 
 def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hint: str = "") -> str:
     """The text of a UTF-8 file, a byte order mark left out.
@@ -34,16 +36,15 @@ def read_text(path: str | os.PathLike[str], *, max_bytes: int | None = None, hin
     return decoded(raw, str(path), hint=hint)
 
 
-def check_text(raw: bytes, where: str, *, hint: str = "") -> None:
+def check_text(raw: bytes, where: str, *, hint: str = _PLAIN) -> None:
     """That they are text, in whatever encoding. Raises: ArgumentError, which names *where* they come from."""
     if (at := raw.find(b"\0")) >= 0:
-        hint = hint or "Give a plain text in UTF-8."
         raise ArgumentError(f"{where}: this is a binary file (byte {at} is zero), not text", hint=hint)
 
 
 def decoded(raw: bytes, where: str, *, hint: str = "") -> str:
     """Bytes as text. Raises: ArgumentError, which names *where* they come from and the first wrong byte."""
-    hint = hint or "Give a plain text in UTF-8."
+    hint = hint or _PLAIN
     check_text(raw, where, hint=hint)
     try:
         return raw.decode("utf-8-sig")

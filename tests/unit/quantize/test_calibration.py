@@ -120,7 +120,7 @@ def test_moments_in_several_passes_are_the_same(
 ) -> None:
     calibrate(checkpoint, tmp_path / "one.rwkv")
     monkeypatch.setattr("rwkv_cpu.quantize.calibrated._MIN_BUDGET_BYTES", 0)
-    monkeypatch.setattr("rwkv_cpu.quantize.calibrated.available_bytes", lambda: 4 << 18)
+    monkeypatch.setattr("rwkv_cpu.quantize.calibrated.available_bytes", lambda: 1 << 20)
     passes: list[int] = []
     hessians = calibration.Reference.hessians
 
