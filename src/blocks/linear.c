@@ -148,13 +148,14 @@ static void add_parts(float *sums, uint32_t columns, uint32_t parts) {
 static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel, uint8_t *memory) {
     const rwkvc_linear *p = to->p;
     const rwkvc_q8_input *q8 = &p->input->q8;
-    uint32_t format = p->weight->format, records = q8->groups / 2;
+    const uint32_t format = p->weight->format, records = q8->groups / 2;
     const uint8_t *weights = p->weight->data + (uint64_t)panel * records * rwkvc_record_bytes(rwkvc_bits(format));
+    rwkvc_panel_kernel *multiply = pass->kernels->panel[format];
     float sums[RWKVC_MAX_TILE * RWKVC_PANEL];
     if (format != RWKVC_FORMAT_Q8 && q8->columns > RWKVC_DIRECT) {
         pass->kernels->unpack[format](weights, p->weight->book, records, memory);
         weights = memory;
-        format = RWKVC_FORMAT_Q8;
+        multiply = pass->kernels->unpacked[format];
     }
     float *quarters = NULL;
     if (q8->columns > q8->tile) {
@@ -164,7 +165,7 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
         ask_for_outputs(to, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
-        pass->kernels->panel[format](weights, p->weight->book, quarters, q8, c, n, sums);
+        multiply(weights, p->weight->book, quarters, q8, c, n, sums);
         add_parts(sums, n, p->input->parts);
         finish(pass, to, sums, RWKVC_PANEL, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
     }

@@ -15,4 +15,12 @@ VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
 }
 VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 
-enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1, SPARSE_INPUTS = 12 };
+enum {
+    Q8_TILE = 4,
+    PLAIN_TILE = 4,
+    PLAIN_PANELS = 4,
+    WKV_BLOCKS = 1,
+    SPARSE_INPUTS = 12,
+    STREAM_STEP = 128,
+    VALUE_SUMS = 4
+};

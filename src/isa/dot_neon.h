@@ -72,4 +72,12 @@ VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) {
 #undef EACH_2
 #undef EACH_3
 
-enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 4, WKV_BLOCKS = 1, SPARSE_INPUTS = 12 };
+enum {
+    Q8_TILE = 4,
+    PLAIN_TILE = 4,
+    PLAIN_PANELS = 4,
+    WKV_BLOCKS = 1,
+    SPARSE_INPUTS = 12,
+    STREAM_STEP = 128,
+    VALUE_SUMS = 4
+};

@@ -175,6 +175,14 @@ VEC vi vi_dot(vi acc, vw w, const int8_t *a) {
 VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 
 /* 2 x 12 accumulators, weights, scales and one spare are 32 registers' worth of work for a tile of tokens. */
-enum { Q8_TILE = 12, PLAIN_TILE = 8, PLAIN_PANELS = 4, WKV_BLOCKS = 4, SPARSE_INPUTS = 9 };
+enum {
+    Q8_TILE = 12,
+    PLAIN_TILE = 8,
+    PLAIN_PANELS = 4,
+    WKV_BLOCKS = 4,
+    SPARSE_INPUTS = 9,
+    STREAM_STEP = 128,
+    VALUE_SUMS = 16
+};
 
 #include "isa/tile_avx512.h"

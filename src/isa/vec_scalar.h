@@ -5,7 +5,8 @@
  *   vb  64 bytes             vw  weights ready for vi_dot: 16 rows x 4 consecutive inputs, stored + 128
  *
  * Weights of at most 7 bits may stay a vb and go to vi_dot_small, which knows no offset of its own: there begin with
- * vi_set1(-bias * sum of the activations).
+ * vi_set1(-bias * sum of the activations). An instruction set that has something faster for two quads of weights of at
+ * most 6 bits defines VI_DOT_SMALL_PAIR and vi_dot_small_pair.
  *
  * Every operation is exact or correctly rounded and works lane by lane (fma with one rounding, vf_max(a, b) is
  * a > b ? a : b), except vf_sum, which adds pairwise: lanes 8 apart, then 4, 2, 1. That is why every instruction
@@ -296,4 +297,12 @@ VEC vi vi_dot_small(vi acc, vb w, const int8_t *a) { return vi_dot(acc, w, a); }
 #undef L
 #undef EACH_LANE
 
-enum { Q8_TILE = 4, PLAIN_TILE = 4, PLAIN_PANELS = 1, WKV_BLOCKS = 1, SPARSE_INPUTS = 16 };
+enum {
+    Q8_TILE = 4,        /* columns that a panel of integers is multiplied with at once */
+    PLAIN_TILE = 4,     /* of floats */
+    PLAIN_PANELS = 1,   /* and so many panels */
+    WKV_BLOCKS = 1,     /* 16 value channels of a state, so many times, at once */
+    SPARSE_INPUTS = 16, /* rwkvc_kernels.sparse_inputs */
+    STREAM_STEP = 128,  /* bytes between prefetches when one token streams: some processors bring lines in pairs */
+    VALUE_SUMS = 16     /* 16 rows of a q8 value matrix, so many times, at once */
+};

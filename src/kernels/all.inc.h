@@ -27,6 +27,15 @@ const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .plain_tile = PLAIN_TILE,
     .sparse_inputs = SPARSE_INPUTS,
     .panel = {OF_FORMATS(panel), [RWKVC_FORMAT_Q8] = KERNEL(q8_panel)},
+#if defined(VI_DOT_SMALL_PAIR)
+    .unpacked = {[RWKVC_FORMAT_Q6] = KERNEL(unpacked_6),
+                 [RWKVC_FORMAT_Q5] = KERNEL(unpacked_5),
+                 [RWKVC_FORMAT_Q4] = KERNEL(q8_panel)},
+#else
+    .unpacked = {[RWKVC_FORMAT_Q6] = KERNEL(q8_panel),
+                 [RWKVC_FORMAT_Q5] = KERNEL(q8_panel),
+                 [RWKVC_FORMAT_Q4] = KERNEL(q8_panel)},
+#endif
     .quarters = KERNEL(quarters),
     .unpack = {OF_FORMATS(unpack)},
     .value_sparse = {OF_FORMATS(value_sparse), [RWKVC_FORMAT_Q8] = KERNEL(value_sparse_8)},

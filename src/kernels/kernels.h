@@ -111,6 +111,9 @@ typedef struct {
     const float *importance; /* [32] of each input's squared error */
 } rwkvc_feedback;
 
+typedef void rwkvc_panel_kernel(const uint8_t *panel, const uint8_t *book, const float *quarters,
+                                const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
+
 typedef struct rwkvc_kernels {
     const char *name;
     uint32_t q8_tile, plain_tile;
@@ -120,8 +123,9 @@ typedef struct rwkvc_kernels {
 
     /* out[c, 16] for the n columns of a tile: one panel of `groups` / 2 records. n <= q8_tile for q8, else
      * n <= RWKVC_DIRECT. `quarters` (q8 only; NULL: none): what the kernel of that name made of the panel. */
-    void (*panel[RWKVC_N_FORMATS])(const uint8_t *panel, const uint8_t *book, const float *quarters,
-                                   const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out);
+    rwkvc_panel_kernel *panel[RWKVC_N_FORMATS];
+    /* The same for a panel that `unpack` made of one (not for q8). */
+    rwkvc_panel_kernel *unpacked[RWKVC_N_FORMATS];
     /* f32 [2 * records, 4, 16]: the scales of a q8 panel times each mantissa. */
     void (*quarters)(const uint8_t *panel, uint32_t records, float *out);
     /* The same panel as one of q8 (not for q8). */

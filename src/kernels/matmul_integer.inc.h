@@ -35,37 +35,50 @@ VEC vf KERNEL(add_group)(vi dot, const rwkvc_q8_scale *scale, vf s, vf acc) {
     return vf_fma(vf_sub(vf_from_bits(dot), vf_set1(scale->unit)), s, acc);
 }
 
-/* dot[t] += one quad times a[t] for n columns. */
-VEC void KERNEL(dot_quad)(const uint32_t bits, vb book, const KERNEL(quads) * q, const uint32_t quad, const int8_t *a,
-                          vi *dot, const uint32_t n) {
+/* Where there is nothing better (vec_scalar.h). */
+#if !defined(VI_DOT_SMALL_PAIR)
+VEC vi vi_dot_small_pair(vi acc, vb v, vb w, const int8_t *a, const int8_t *b) {
+    return vi_dot_small(vi_dot_small(acc, v, a), w, b);
+}
+#endif
+
+/* A quad as dot products take it: as stored, of a book its entries. Lines of q8 may be unpacked from `was` bits. */
+VEC vb KERNEL(quad)(const uint32_t bits, const uint32_t was, vb book, const uint8_t *lines, const KERNEL(quads) * q,
+                    const uint32_t quad) {
+    if (was == 8) return vb_load(lines + 64 * quad);
+    if (bits == 8) return vb_add(vb_load(lines + 64 * quad), (uint8_t)((1 << (was - 1)) - 128));
     vb stored = KERNEL(stored)(bits, q, quad);
-    if (bits == 4) {
-        vw w = vw_from(vb_lookup(book, stored));
-        UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot(dot[t], w, a + 4 * t);
-    } else {
-        UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot_small(dot[t], stored, a + 4 * t);
+    return bits == 4 ? vb_lookup(book, stored) : stored;
+}
+
+/* dot[n] += one group times n columns: weights of less than 7 bits two quads at a time. */
+VEC void KERNEL(dots)(const uint32_t bits, const uint32_t was, vb book, const uint8_t *lines, const int8_t *a, vi *dot,
+                      const uint32_t n) {
+    KERNEL(quads) q;
+    const uint32_t planes = bits < 8 ? bits - 4 : 0;
+    UNROLL for (uint32_t i = 0; i < planes; i++) q.plane[i] = vb_load(lines + 256 + 64 * i);
+    UNROLL for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t first = bits == 8 ? 2 * i : i, second = bits == 8 ? first + 1 : i + 4;
+        const int8_t *x = a + first * n * 4, *y = a + second * n * 4;
+        if (bits < 8) q.line[i] = vb_load(lines + 64 * i);
+        vb v = KERNEL(quad)(bits, was, book, lines, &q, first), w = KERNEL(quad)(bits, was, book, lines, &q, second);
+        if (was == 5 || was == 6) {
+            UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot_small_pair(dot[t], v, w, x + 4 * t, y + 4 * t);
+        } else {
+            UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot(dot[t], vw_from(v), x + 4 * t);
+            UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot(dot[t], vw_from(w), y + 4 * t);
+        }
     }
 }
 
-/* One group of a panel for n columns. quarters [4, 16]: the weights' scales times each mantissa; NULL: yet to be done. */
-VEC void KERNEL(group)(const uint32_t bits, vb book, const uint8_t *lines, const uint8_t *weight_scales,
-                       const float *quarters, const int8_t *a, const rwkvc_q8_scale *scale, vf *acc, const uint32_t n) {
+/* One group of a panel for n columns. quarters [4, 16]: the weights' scales times each mantissa;
+ * NULL: yet to be done. */
+VEC void KERNEL(group)(const uint32_t bits, const uint32_t was, vb book, const uint8_t *lines,
+                       const uint8_t *weight_scales, const float *quarters, const int8_t *a,
+                       const rwkvc_q8_scale *scale, vf *acc, const uint32_t n) {
     vi dot[Q8_TILE];
-    UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = KERNEL(begin)(bits, scale + t);
-    if (bits == 8) {
-        UNROLL for (uint32_t quad = 0; quad < 8; quad++) {
-            vw w = vw_from(vb_load(lines + 64 * quad));
-            UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = vi_dot(dot[t], w, a + (quad * n + t) * 4);
-        }
-    } else {
-        KERNEL(quads) q;
-        UNROLL for (uint32_t i = 0; i < bits - 4; i++) q.plane[i] = vb_load(lines + 256 + 64 * i);
-        UNROLL for (uint32_t i = 0; i < 4; i++) {
-            q.line[i] = vb_load(lines + 64 * i);
-            KERNEL(dot_quad)(bits, book, &q, i, a + i * n * 4, dot, n);
-            KERNEL(dot_quad)(bits, book, &q, i + 4, a + (i + 4) * n * 4, dot, n);
-        }
-    }
+    UNROLL for (uint32_t t = 0; t < n; t++) dot[t] = KERNEL(begin)(was, scale + t);
+    KERNEL(dots)(bits, was, book, lines, a, dot, n);
     if (quarters) {
         UNROLL for (uint32_t t = 0; t < n; t++) acc[t] =
             KERNEL(add_group)(dot[t], scale + t, vf_load(quarters + 16 * scale[t].quarter), acc[t]);
@@ -76,20 +89,21 @@ VEC void KERNEL(group)(const uint32_t bits, vb book, const uint8_t *lines, const
         KERNEL(add_group)(dot[t], scale + t, vf_mul(s, vf_set1(scale[t].mantissa)), acc[t]);
 }
 
-VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8_t *book, const float *quarters,
-                         uint32_t groups, const int8_t *a, const rwkvc_q8_scale *scale, float *out, const uint32_t n) {
+VEC void KERNEL(panel_n)(const uint32_t bits, const uint32_t was, const uint8_t *record, const uint8_t *book,
+                         const float *quarters, uint32_t groups, const int8_t *a, const rwkvc_q8_scale *scale,
+                         float *out, const uint32_t n) {
     const uint32_t size = rwkvc_record_bytes(bits);
     vb table = bits == 4 ? vb_table(book) : vb_load(record);
     vf acc[Q8_TILE];
     UNROLL for (uint32_t t = 0; t < n; t++) acc[t] = vf_zero();
     for (uint32_t g = 0; g < groups; g += 2, record += size) {
-        if (n <= 2) /* every other line: its neighbour comes along */
-            for (uint32_t line = 0; line < size; line += 128) PREFETCH(record + 2048 + line);
+        if (n <= 2)
+            for (uint32_t line = 0; line < size; line += STREAM_STEP) PREFETCH(record + 2048 + line);
         else /* with more to multiply between two lines the processor's own prefetchers fall behind */
             for (uint32_t line = 0; line < size; line += 64) PREFETCH(record + 4 * size + line);
         for (uint32_t half = 0; half < 2; half++) {
             KERNEL(group)
-            (bits, table, record + half * 64 * bits, record + 128 * bits + 32 * half,
+            (bits, was, table, record + half * 64 * bits, record + 128 * bits + 32 * half,
              quarters ? quarters + 64 * (g + half) : NULL, a, scale, acc, n);
             a += RWKVC_GROUP * n;
             scale += n;
@@ -104,12 +118,12 @@ VEC void KERNEL(panel_n)(const uint32_t bits, const uint8_t *record, const uint8
     const rwkvc_q8_scale *scale = input->scales + (uint64_t)first_column * input->groups
 #define TILE(bits_, n_)                                                                                 \
     case n_:                                                                                            \
-        KERNEL(panel_n)(bits_, panel, book, NULL, input->groups, a, scale, out,                         \
+        KERNEL(panel_n)(bits_, bits_, panel, book, NULL, input->groups, a, scale, out,                  \
                         (n_) <= Q8_TILE ? (n_) : Q8_TILE);                                              \
         break;
 #if defined(RWKVC_NO_UNROLL) /* lanes are loops there: one more, over the columns, costs little and saves much code */
 #define TILES(bits_) TILE(bits_, 1)                                                                     \
-    default: KERNEL(panel_n)(bits_, panel, book, NULL, input->groups, a, scale, out, n); break;
+    default: KERNEL(panel_n)(bits_, bits_, panel, book, NULL, input->groups, a, scale, out, n); break;
 #else
 #define TILES(bits_) TILE(bits_, 1) TILE(bits_, 2) TILE(bits_, 3) TILE(bits_, 4) default: break;
 #endif
@@ -119,7 +133,7 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const fl
                              const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out) {
     COLUMNS;
     if (n == Q8_TILE && quarters) {
-        KERNEL(panel_n)(8, panel, book, quarters, input->groups, a, scale, out, Q8_TILE);
+        KERNEL(panel_n)(8, 8, panel, book, quarters, input->groups, a, scale, out, Q8_TILE);
         return;
     }
     switch (n) {
@@ -135,6 +149,16 @@ static void KERNEL(q8_panel)(const uint8_t *panel, const uint8_t *book, const fl
         TILE(8, 12)
 #endif
     }
+}
+
+/* A whole tile times a panel unpacked from `was` bits, else as a panel of q8 that it is. */
+VEC void KERNEL(unpacked)(const uint32_t was, const uint8_t *panel, const float *quarters, const rwkvc_q8_input *input,
+                          uint32_t first_column, uint32_t n, float *out) {
+    COLUMNS;
+    if (n == Q8_TILE && quarters)
+        KERNEL(panel_n)(8, was, panel, NULL, quarters, input->groups, a, scale, out, Q8_TILE);
+    else
+        KERNEL(q8_panel)(panel, NULL, quarters, input, first_column, n, out);
 }
 
 /* [4, ld]: 16 scales times each mantissa. */
@@ -192,34 +216,39 @@ LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(val
         }
         UNROLL for (uint32_t k = 0; k < bits - 4; k++, planes += 16) q.plane[k] =
             vb_zip(planes + at[0], planes + at[1], planes + at[2], planes + at[3]);
-        UNROLL for (uint32_t v = 0; v < in_line; v++) KERNEL(dot_quad)(bits, table, &q, v, values, dot + v, 1);
+        UNROLL for (uint32_t v = 0; v < in_line; v++) {
+            vb w = KERNEL(quad)(bits, bits, table, NULL, &q, v);
+            dot[v] = bits == 4 ? vi_dot(dot[v], vw_from(w), values) : vi_dot_small(dot[v], w, values);
+        }
     }
 }
 
 /* acc[parts] += one group of a column with `count` inputs; of no more than 4 * most, if that is not 0. quarters as in
  * `group`, [4, RWKVC_VALUE_UNIT]. */
-LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * r,
+LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * rows,
                                   const rwkvc_q8_input *input, uint64_t at, uint32_t count, const float *quarters,
                                   vf *acc, const uint32_t parts, const uint32_t most) {
-    vi dot[16];
     const rwkvc_sparse_group *nonzero = &input->nonzero[at];
     const rwkvc_q8_scale *scale = &input->scales[at];
-    UNROLL for (uint32_t v = 0; v < parts; v++) dot[v] = KERNEL(begin)(bits, scale);
-    if (most) {
-        UNROLL for (uint32_t i = 0; i < 4 * most; i += 4)
-            KERNEL(value_quad)(bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
-    } else {
-        for (uint32_t i = 0; i < count; i += 4) KERNEL(value_quad)
-        (bits, table, r, nonzero->place + i, nonzero->value + i, dot, parts);
-    }
-    if (quarters) {
-        quarters += scale->quarter * RWKVC_VALUE_UNIT;
-        UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
-            KERNEL(add_group)(dot[v], scale, vf_load(quarters + 16 * v), acc[v]);
-    } else {
-        vf mantissa = vf_set1(scale->mantissa);
-        UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] =
-            KERNEL(add_group)(dot[v], scale, vf_mul(vf_load_half(r->scales + 16 * v), mantissa), acc[v]);
+    const uint32_t at_once = bits == 8 && parts > VALUE_SUMS ? VALUE_SUMS : parts;
+    KERNEL(value_rows) r = *rows;
+    vf mantissa = vf_set1(scale->mantissa);
+    if (quarters) quarters += scale->quarter * RWKVC_VALUE_UNIT;
+    UNROLL for (uint32_t first = 0; first < parts; first += at_once, acc += at_once, r.lines += 16 * at_once) {
+        vi dot[16];
+        UNROLL for (uint32_t v = 0; v < at_once; v++) dot[v] = KERNEL(begin)(bits, scale);
+        if (most) {
+            UNROLL for (uint32_t i = 0; i < 4 * most; i += 4)
+                KERNEL(value_quad)(bits, table, &r, nonzero->place + i, nonzero->value + i, dot, at_once);
+        } else {
+            for (uint32_t i = 0; i < count; i += 4) KERNEL(value_quad)
+            (bits, table, &r, nonzero->place + i, nonzero->value + i, dot, at_once);
+        }
+        UNROLL for (uint32_t v = 0; v < at_once; v++) {
+            const uint32_t row = 16 * (first + v);
+            vf s = quarters ? vf_load(quarters + row) : vf_mul(vf_load_half(r.scales + row), mantissa);
+            acc[v] = KERNEL(add_group)(dot[v], scale, s, acc[v]);
+        }
     }
 }
 
@@ -439,6 +468,19 @@ VEC void KERNEL(unpack)(const uint32_t bits, const uint8_t *record, const uint8_
                                              uint32_t part, uint32_t groups, uint8_t *panels) {                        \
         KERNEL(value_repack)(bits_, panel, book, height, part, groups, panels);                                        \
     }
+
+/* Where pairs of quads of few bits are no faster than two quads, what is unpacked is a panel of q8 like any other. */
+#if defined(VI_DOT_SMALL_PAIR)
+#define UNPACKED_KERNEL(bits_)                                                                                         \
+    static void KERNEL(unpacked_##bits_)(const uint8_t *panel, const uint8_t *book, const float *quarters,             \
+                                         const rwkvc_q8_input *input, uint32_t first_column, uint32_t n, float *out) { \
+        (void)book;                                                                                                    \
+        KERNEL(unpacked)(bits_, panel, quarters, input, first_column, n, out);                                         \
+    }
+UNPACKED_KERNEL(6)
+UNPACKED_KERNEL(5)
+#undef UNPACKED_KERNEL
+#endif
 
 #define MATRIX_KERNELS(bits_)                                                                                          \
     static void KERNEL(panel_##bits_)(const uint8_t *panel, const uint8_t *book, const float *quarters,                \

@@ -57,6 +57,8 @@ typedef struct {
     uint32_t q8_tile, plain_tile, sparse_inputs;
     void (*panel[6])(const uint8_t *panel, const uint8_t *book, const float *quarters, const rwkvc_q8_input *input,
                      uint32_t first_column, uint32_t n, float *out);
+    void (*unpacked[6])(const uint8_t *panel, const uint8_t *book, const float *quarters, const rwkvc_q8_input *input,
+                        uint32_t first_column, uint32_t n, float *out);
     void (*quarters)(const uint8_t *panel, uint32_t records, float *out);
     void (*unpack[6])(const uint8_t *panel, const uint8_t *book, uint32_t records, uint8_t *out);
     void (*value_sparse[6])(const uint8_t *panel, const uint8_t *book, uint32_t height, uint32_t first_row,

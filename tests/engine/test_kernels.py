@@ -185,14 +185,14 @@ def test_activations_that_no_scale_holds_show_in_every_product(inner: Any, kerne
 
 
 def products(inner: Any, table: Any, fmt: int, weights: Weights, acts: Input) -> np.ndarray:
-    """f32 [columns, 16] of a panel: as it is while there are few columns, as a q8 panel otherwise."""
-    ffi = inner.ffi
+    """f32 [columns, 16] of a panel: as it is while there are few columns, unpacked otherwise."""
+    ffi, multiply = inner.ffi, table.panel[fmt]
     panel, book = weights.pointers(ffi)
     if fmt != engine.FORMAT_Q8 and acts.columns > 4:
         panels = Guarded(ffi, (acts.groups // 2, 1088), np.uint8)
         table.unpack[fmt](panel, book, acts.groups // 2, panels.pointer)
         panels.check()
-        panel, book, fmt = panels.pointer, ffi.NULL, engine.FORMAT_Q8
+        panel, book, multiply = panels.pointer, ffi.NULL, table.unpacked[fmt]
     quarters = ffi.NULL
     if acts.columns > acts.tile:
         guarded = Guarded(ffi, (acts.groups, 4, 16), np.float32)
@@ -203,7 +203,7 @@ def products(inner: Any, table: Any, fmt: int, weights: Weights, acts: Input) ->
     for first in range(0, acts.columns, acts.tile):
         n = min(acts.tile, acts.columns - first)
         out = Guarded(ffi, (n, 16), np.float32)
-        table.panel[fmt](panel, book, quarters, acts.raw, first, n, out.pointer)
+        multiply(panel, book, quarters, acts.raw, first, n, out.pointer)
         out.check()
         found.append(out.array)
     return np.concatenate(found)
@@ -233,19 +233,44 @@ def test_extreme_products_do_not_saturate(inner: Any, kernels: Any, extreme: int
     assert (out.array == 64 * extreme * -127).all()
 
 
-@pytest.mark.parametrize("fmt", INTEGERS)
-@pytest.mark.parametrize("stored", ["least", "most"])
-@pytest.mark.parametrize("tokens", [1, 5])
-def test_extreme_integers_do_not_saturate(inner: Any, kernels: Any, fmt: int, stored: str, tokens: int) -> None:
-    """Also -128, which GGML's blocks and books may hold."""
-    weights = Weights(np.random.default_rng(0), engine.KIND_MATRIX, fmt, 16, 64, scaled=False)
+def extreme(kind: int, fmt: int, rows: int, stored: str) -> tuple[Weights, int]:
+    """[rows, 64] of one panel, all the least or the most that the format holds, with scales of 1; and that integer."""
+    weights = Weights(np.random.default_rng(0), kind, fmt, rows, 64, scaled=False)
     half = 1 << (weights.bits - 1)
     weights.stored[...] = -half if stored == "least" else half - 1
-    scales = np.ones((16, 2), np.float16)
+    weights.buffer[...] = 0
+    scales = np.ones((rows, 2), np.float16)
     engine.pack_integers(weights.info, weights.stored, scales, 0, 1, weights.buffer, weights.book)
-    integer = int(BOOK[weights.stored[0, 0] + 8]) if weights.bits == 4 else int(weights.stored[0, 0])
-    acts = Input(inner, kernels, np.full((tokens, 64), -127, np.float32))
-    assert (products(inner, kernels, fmt, weights, acts) == 64 * integer * -127).all()
+    return weights, int(BOOK[weights.stored[0, 0] + 8]) if weights.bits == 4 else int(weights.stored[0, 0])
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize("stored", ["least", "most"])
+@pytest.mark.parametrize("activation", [-127, 127])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_extreme_integers_do_not_saturate(
+    inner: Any, kernels: Any, fmt: int, stored: str, activation: int, tokens: int
+) -> None:
+    """Also -128, which GGML's blocks and books may hold."""
+    weights, integer = extreme(engine.KIND_MATRIX, fmt, 16, stored)
+    acts = Input(inner, kernels, np.full((tokens, 64), activation, np.float32))
+    assert (products(inner, kernels, fmt, weights, acts) == 64 * integer * activation).all()
+
+
+@pytest.mark.parametrize("fmt", INTEGERS)
+@pytest.mark.parametrize("stored", ["least", "most"])
+@pytest.mark.parametrize("activation", [-127, 127])
+@pytest.mark.parametrize("tokens", [1, 29])
+def test_extreme_value_integers_do_not_saturate(
+    inner: Any, kernels: Any, fmt: int, stored: str, activation: int, tokens: int
+) -> None:
+    weights, integer = extreme(engine.KIND_VALUE, fmt, 128, stored)
+    acts = Input(inner, kernels, np.full((tokens, 64), activation, np.float32))
+    panel, book = weights.pointers(inner.ffi)
+    sums = Guarded(inner.ffi, (tokens, 128), np.float32)
+    kernels.value_sparse[fmt](panel, book, 128, 0, 128, 2, acts.raw, sums.pointer)
+    sums.check()
+    assert (sums.array == 64 * integer * activation).all()
 
 
 @pytest.mark.parametrize("fmt", INTEGERS)
