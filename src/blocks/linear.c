@@ -7,9 +7,10 @@
 enum {
     ITEM_BYTES = 1 << 15, /* weights of one item when few tokens wait for memory */
     FINISH_TOKENS = 8,
-    REPACKING = 96,  /* non-zero inputs of a group */
-    GROUP_UNITS = 2, /* panels whose outputs are one group of inputs */
-    PLAIN_GROUP = 4  /* panels per call of the plain kernel */
+    REPACKING = 96,    /* non-zero inputs of a group */
+    GROUP_UNITS = 2,   /* panels whose outputs are one group of inputs */
+    PLAIN_GROUP = 4,   /* panels per call of the plain kernel */
+    QUARTERS_TILES = 4 /* with more tiles a panel's scales times each mantissa are made beforehand */
 };
 
 static bool is_integer(const rwkvc_tensor *weight) { return rwkvc_bits(weight->format) > 0; }
@@ -158,7 +159,7 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
         multiply = pass->kernels->unpacked[format];
     }
     float *quarters = NULL;
-    if (q8->columns > q8->tile) {
+    if (q8->columns > QUARTERS_TILES * q8->tile) {
         quarters = (float *)(memory + (uint64_t)records * RWKVC_Q8_RECORD);
         pass->kernels->quarters(weights, records, quarters);
     }
