@@ -145,6 +145,14 @@ static void add_parts(float *sums, uint32_t columns, uint32_t parts) {
         for (uint32_t i = 0; i < RWKVC_PANEL; i++) sums[16 * t + i] = sums[32 * t + i] + sums[32 * t + 16 + i];
 }
 
+/* A q8 panel's scales times each mantissa, made in `memory`; NULL where too few tiles use them. */
+static const float *make_quarters(const rwkvc_pass *pass, const rwkvc_q8_input *q8, const uint8_t *panel,
+                                  float *memory) {
+    if (q8->columns <= QUARTERS_TILES * q8->tile) return NULL;
+    pass->kernels->quarters(panel, q8->groups / 2, memory);
+    return memory;
+}
+
 /* A panel; of less than 8 bits it is made one of q8 in `memory` when many columns use it. */
 static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel, uint8_t *memory) {
     const rwkvc_linear *p = to->p;
@@ -158,11 +166,7 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
         weights = memory;
         multiply = pass->kernels->unpacked[format];
     }
-    float *quarters = NULL;
-    if (q8->columns > QUARTERS_TILES * q8->tile) {
-        quarters = (float *)(memory + (uint64_t)records * RWKVC_Q8_RECORD);
-        pass->kernels->quarters(weights, records, quarters);
-    }
+    const float *quarters = make_quarters(pass, q8, weights, (float *)(memory + (uint64_t)records * RWKVC_Q8_RECORD));
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
         ask_for_outputs(to, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);
@@ -227,14 +231,14 @@ static void value_dense_part(const rwkvc_pass *pass, const target *to, const val
     float sums[4 * RWKVC_MAX_TILE * RWKVC_PANEL], ordered[4 * RWKVC_MAX_TILE * RWKVC_PANEL];
     pass->kernels->value_repack[p->weight->format](panel->bytes, p->weight->book, panel->height, part, panel->groups,
                                                    panels);
-    float *quarters = (float *)(panels + 4 * panel_bytes);
-    const uint64_t ld_quarters = panel_quarters(q8->groups);
+    float *memory = (float *)(panels + 4 * panel_bytes);
+    const float *quarters[4];
     for (uint32_t v = 0; v < 4; v++)
-        pass->kernels->quarters(panels + v * panel_bytes, q8->groups / 2, quarters + v * ld_quarters);
+        quarters[v] = make_quarters(pass, q8, panels + v * panel_bytes, memory + v * panel_quarters(q8->groups));
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile, block = n * RWKVC_PANEL;
         for (uint32_t v = 0; v < 4; v++)
-            pass->kernels->panel[RWKVC_FORMAT_Q8](panels + v * panel_bytes, NULL, quarters + v * ld_quarters, q8, c, n,
+            pass->kernels->panel[RWKVC_FORMAT_Q8](panels + v * panel_bytes, NULL, quarters[v], q8, c, n,
                                                   sums + v * block);
         for (uint32_t v = 0; v < 4; v++)
             for (uint32_t t = 0; t < n; t++)
