@@ -98,7 +98,7 @@ static uint64_t unpacked_bytes(const rwkvc_model *model, uint32_t n_tokens) {
     uint32_t matrix = even_groups(model->widest_matrix), value = 4 * even_groups(model->widest_value);
     uint32_t groups = matrix > value ? matrix : value;
     uint64_t panels = groups / 2 * (uint64_t)RWKVC_Q8_RECORD + panel_quarters(groups) * sizeof(float);
-    uint64_t few = (uint64_t)(n_tokens < RWKVC_MAX_TILE ? n_tokens : RWKVC_MAX_TILE) * RWKVC_VALUE_MOST;
+    uint64_t few = rwkvc_min(n_tokens, RWKVC_VALUE_FEW) * RWKVC_VALUE_MOST;
     uint64_t many = (uint64_t)n_tokens * RWKVC_VALUE_UNIT, sums = (few > many ? few : many) * sizeof(float);
     return panels > sums ? panels : sums;
 }
@@ -353,7 +353,7 @@ bool rwkvc_linear_run(const rwkvc_pass *pass, const rwkvc_linear *products, uint
         uint64_t grain = target / unit_bytes(products[i].weight);
         r.grain[i] = grain < 1 ? 1 : (uint32_t)grain;
         r.sparse[i] = is_sparse(pass, &products[i]);
-        if (r.sparse[i] && products[i].input->n_tokens > pass->kernels->q8_tile)
+        if (r.sparse[i] && products[i].input->n_tokens > RWKVC_VALUE_FEW)
             r.grain[i] = 1;
         else if (r.sparse[i]) { /* whole columns, as far as that leaves the same to every thread */
             uint32_t panel = rwkvc_value_panel(rwkvc_bits(products[i].weight->format)) / RWKVC_VALUE_UNIT;

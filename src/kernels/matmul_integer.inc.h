@@ -223,11 +223,36 @@ LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(val
     }
 }
 
+/* A column's group that is needed later: the same rows, and what is not zero. */
+typedef struct {
+    KERNEL(value_rows) rows;
+    const rwkvc_sparse_group *nonzero;
+    uint32_t count;
+} KERNEL(value_later);
+
+/* Ask for `parts` times 16 rows from `row` on (q8; else 0): columns of its inputs first..last-1, with the first one the
+ * scales. */
+VEC void KERNEL(value_ask)(const uint32_t bits, const KERNEL(value_later) * later, uint32_t first, uint32_t last,
+                           uint32_t row, const uint32_t parts) {
+    if (last > later->count) last = later->count;
+    if (first == 0 && last > 0) {
+        UNROLL for (uint32_t i = 0; i < 16 * parts; i += 32) PREFETCH(later->rows.scales + row + i);
+    }
+    for (uint32_t i = first; i < last; i++) {
+        uint64_t column = later->nonzero->place[i] * later->rows.size;
+        for (uint32_t line = 0; line < parts / (bits == 8 ? 4 : 8); line++)
+            PREFETCH(later->rows.lines + row + column + 64 * line);
+        if (bits == 5 || bits == 6) PREFETCH(later->rows.planes + column);
+    }
+}
+
 /* acc[parts] += one group of a column with `count` inputs; of no more than 4 * most, if that is not 0. quarters as in
- * `group`, [4, RWKVC_VALUE_UNIT]. */
+ * `group`, [4, RWKVC_VALUE_UNIT]. Meanwhile a later group is asked for (NULL: none), a few lines between two products:
+ * those that a core waits for are some tens at most, and when they are as many, the products' own loads wait too. */
 LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(value_rows) * rows,
                                   const rwkvc_q8_input *input, uint64_t at, uint32_t count, const float *quarters,
-                                  vf *acc, const uint32_t parts, const uint32_t most) {
+                                  const KERNEL(value_later) * later, vf *acc, const uint32_t parts,
+                                  const uint32_t most) {
     const rwkvc_sparse_group *nonzero = &input->nonzero[at];
     const rwkvc_q8_scale *scale = &input->scales[at];
     const uint32_t at_once = bits == 8 && parts > VALUE_SUMS ? VALUE_SUMS : parts;
@@ -238,11 +263,15 @@ LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(va
         vi dot[16];
         UNROLL for (uint32_t v = 0; v < at_once; v++) dot[v] = KERNEL(begin)(bits, scale);
         if (most) {
+            if (later) KERNEL(value_ask)(bits, later, 0, RWKVC_GROUP, 16 * first, at_once);
             UNROLL for (uint32_t i = 0; i < 4 * most; i += 4)
                 KERNEL(value_quad)(bits, table, &r, nonzero->place + i, nonzero->value + i, dot, at_once);
         } else {
-            for (uint32_t i = 0; i < count; i += 4) KERNEL(value_quad)
-            (bits, table, &r, nonzero->place + i, nonzero->value + i, dot, at_once);
+            for (uint32_t i = 0; i < count; i += 4) {
+                bool last = i + 4 >= count;
+                if (later) KERNEL(value_ask)(bits, later, i, last ? RWKVC_GROUP : i + 4, 16 * first, at_once);
+                KERNEL(value_quad)(bits, table, &r, nonzero->place + i, nonzero->value + i, dot, at_once);
+            }
         }
         UNROLL for (uint32_t v = 0; v < at_once; v++) {
             const uint32_t row = 16 * (first + v);
@@ -257,43 +286,31 @@ enum { VALUE_STEP = 4 };
 
 /* sums[parts, 16] += `steps` groups from entry `at` on, entries of a column `n` apart. quarters: of each group. */
 LONG_VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r, const rwkvc_q8_input *input,
-                                 uint64_t at, uint32_t n, uint32_t steps, const float *quarters, float *sums,
-                                 const uint32_t parts) {
+                                 uint64_t at, uint32_t n, uint32_t steps, const float *quarters,
+                                 const KERNEL(value_later) * later, float *sums, const uint32_t parts) {
     vf acc[16];
     UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_load(sums + 16 * v);
     for (uint32_t step = 0; step < steps; step++, at += n) {
         uint32_t count = input->counts[at];
         const float *q = quarters ? quarters + step * 4 * RWKVC_VALUE_UNIT : NULL;
         if (count > 8 || (count > 0 && parts == 4)) /* 64 rows at the end of few matrices: not worth more code */
-            KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 0);
+            KERNEL(value_group)(bits, table, &r, input, at, count, q, later, acc, parts, 0);
         else if (parts > 4 && count > 4)
-            KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 2);
+            KERNEL(value_group)(bits, table, &r, input, at, count, q, later, acc, parts, 2);
         else if (parts > 4 && count > 0)
-            KERNEL(value_group)(bits, table, &r, input, at, count, q, acc, parts, 1);
+            KERNEL(value_group)(bits, table, &r, input, at, count, q, later, acc, parts, 1);
+        else if (later)
+            KERNEL(value_ask)(bits, later, 0, RWKVC_GROUP, 0, parts);
         r.lines += r.stride, r.planes += r.stride, r.scales += r.stride / 2;
     }
     UNROLL for (uint32_t v = 0; v < parts; v++) vf_store(sums + 16 * v, acc[v]);
 }
 
-/* Ask for what a later group will need: of many columns everything, else the columns that are not zero, each read whole,
- * line after line: `size` bytes that the processor's own prefetchers help with. */
-LONG_VEC void KERNEL(value_prefetch)(const uint32_t bits, const KERNEL(value_rows) * r, uint32_t rows, uint32_t group,
-                                     const rwkvc_q8_input *input) {
-    if (input->columns > input->tile) {
-        for (uint64_t column = 0; column < RWKVC_GROUP; column++)
-            for (uint32_t row = 0; row < rows; row += r->line_rows)
-                PREFETCH(r->lines + column * r->size + row / r->line_rows * 64);
-    } else {
-        for (uint32_t t = 0; t < input->columns; t++) {
-            uint64_t at = (uint64_t)group * input->columns + t;
-            for (uint32_t i = 0; i < input->counts[at]; i++) {
-                uint64_t column = input->nonzero[at].place[i] * r->size;
-                for (uint32_t row = 0; row < rows; row += r->line_rows)
-                    PREFETCH(r->lines + column + row / r->line_rows * 64);
-                if (bits == 5 || bits == 6) PREFETCH(r->planes + column);
-            }
-        }
-    }
+/* Of many columns all of a later group, line after line: the processor's own prefetchers help with it. */
+VEC void KERNEL(value_ask_all)(const KERNEL(value_rows) * r, uint32_t rows) {
+    for (uint64_t column = 0; column < RWKVC_GROUP; column++)
+        for (uint32_t row = 0; row < rows; row += r->line_rows)
+            PREFETCH(r->lines + column * r->size + row / r->line_rows * 64);
     for (uint32_t row = 0; row < rows; row += 32) PREFETCH(r->scales + row);
 }
 
@@ -343,31 +360,40 @@ VEC void KERNEL(value_many)(const uint32_t bits, vb table, const uint8_t *panel,
             for (uint32_t step = 0; step < VALUE_STEP; step++)
                 PREFETCH(&input->nonzero[at + step * n + (uint64_t)input->tile * input->groups]);
             if (rows == RWKVC_VALUE_UNIT)
-                KERNEL(value_part)(bits, table, tile, input, at, n, steps, quarters, sums, 8);
+                KERNEL(value_part)(bits, table, tile, input, at, n, steps, quarters, NULL, sums, 8);
             else if (bits == 8)
-                KERNEL(value_part)(bits, table, tile, input, at, n, steps, quarters, sums, 4);
+                KERNEL(value_part)(bits, table, tile, input, at, n, steps, quarters, NULL, sums, 4);
         }
     }
 }
 
-/* One group for one tile of columns at most, as the weights lie. Where a column has many inputs, as many rows at once as
+/* Groups that value products ask for ahead: for each of few columns what it needs, for many of them all. */
+enum { VALUE_FEW_AHEAD = 4, VALUE_MANY_AHEAD = 8 };
+
+/* One group for few columns, as the weights lie. Where a column has many inputs, as many rows at once as
  * the registers hold sums for: the weights are then read nearly in order. */
 VEC void KERNEL(value_few)(const uint32_t bits, vb table, const uint8_t *panel, uint32_t height, uint32_t first_row,
-                           uint32_t rows, uint32_t g, const rwkvc_q8_input *input, float *sums) {
-    for (uint32_t t = 0; t < input->columns; t++, sums += rows) {
-        uint64_t at = (uint64_t)g * input->columns + t;
+                           uint32_t rows, uint32_t groups, uint32_t g, const rwkvc_q8_input *input, float *sums) {
+    for (uint32_t c = 0; c < input->columns; c++, sums += rows) {
+        rwkvc_column column = rwkvc_column_of(input, c);
+        uint64_t at = (uint64_t)column.base * input->groups + g * column.n + column.t;
+        uint64_t then = at + VALUE_FEW_AHEAD * column.n;
         const bool wide = RWKVC_WIDE_TILES && input->counts[at] > 8;
-        for (uint32_t row = 0; row < rows && input->counts[at];) {
+        KERNEL(value_later) later = {.count = 0};
+        if (g + VALUE_FEW_AHEAD < groups) later.count = input->counts[then], later.nonzero = &input->nonzero[then];
+        for (uint32_t row = 0; row < rows;) {
             KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g);
             float *to = sums + row;
+            if (later.count)
+                later.rows = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g + VALUE_FEW_AHEAD);
             if (wide && row + 2 * RWKVC_VALUE_UNIT <= rows) {
-                KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, to, 16);
+                KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, &later, to, 16);
                 row += 2 * RWKVC_VALUE_UNIT;
             } else if (row + RWKVC_VALUE_UNIT <= rows) {
-                KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, to, 8);
+                KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, &later, to, 8);
                 row += RWKVC_VALUE_UNIT;
             } else {
-                if (bits == 8) KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, to, 4);
+                if (bits == 8) KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, &later, to, 4);
                 break;
             }
         }
@@ -378,21 +404,19 @@ VEC void KERNEL(value_sparse)(const uint32_t bits, const uint8_t *panel, const u
                               uint32_t first_row, uint32_t rows, uint32_t groups, const rwkvc_q8_input *all,
                               float *sums) {
     const rwkvc_q8_input input = *all; /* no store can change a copy */
-    const bool few = input.columns <= input.tile;
-    /* Groups at a time, and how far ahead of them is prefetched. Few columns take little time between two groups: what is
-     * asked for at once must not be more than the processor can wait for (24 lines of 64 bytes on Zen 4). */
-    const uint32_t step = few ? 1 : VALUE_STEP, distance = few ? 4 : 8;
+    const bool few = input.columns <= RWKVC_VALUE_FEW;
+    const uint32_t step = few ? 1 : VALUE_STEP;
     vb table = bits == 4 ? vb_table(book) : vb_load(panel);
     for (uint64_t i = 0; i < (uint64_t)input.columns * rows; i += 16) vf_store(sums + i, vf_zero());
     for (uint32_t g = 0; g < groups; g += step) {
         uint32_t steps = groups - g < step ? groups - g : step;
-        for (uint32_t ahead = g + distance; ahead < g + distance + steps && ahead < groups; ahead++) {
-            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row, ahead);
-            KERNEL(value_prefetch)(bits, &r, rows, ahead, &input);
-        }
         if (few) {
-            KERNEL(value_few)(bits, table, panel, height, first_row, rows, g, &input, sums);
+            KERNEL(value_few)(bits, table, panel, height, first_row, rows, groups, g, &input, sums);
             continue;
+        }
+        for (uint32_t ahead = g + VALUE_MANY_AHEAD; ahead < g + VALUE_MANY_AHEAD + steps && ahead < groups; ahead++) {
+            KERNEL(value_rows) r = KERNEL(value_rows_at)(bits, panel, height, first_row, ahead);
+            KERNEL(value_ask_all)(&r, rows);
         }
         for (uint32_t row = 0; row < rows; row += RWKVC_VALUE_UNIT) {
             uint32_t unit = rows - row < RWKVC_VALUE_UNIT ? rows - row : RWKVC_VALUE_UNIT;

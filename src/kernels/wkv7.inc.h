@@ -63,9 +63,11 @@ static void KERNEL(wkv7_finish)(const rwkvc_wkv7 *h, uint64_t at) {
     }
 }
 
+enum { ONCE_BLOCKS = 4 };
+
 /* All tokens for `blocks` x 16 value channels from i on (the last block of `lanes`): the sweep over j that updates
  * the state for one token also gathers sa of the next, so each state element is loaded once per token. */
-VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, const uint32_t blocks, const bool stream) {
+VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, const uint32_t blocks) {
     const uint32_t n = h->head_size;
     const float *from = h->state_in;
     float *to = h->state_out;
@@ -93,10 +95,7 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
                 s = vf_fma(s, decay, vf_fma(sa[b], kka, vf_mul(v[b], k)));
                 y[b] = vf_fma(s, r, y[b]);
                 next[b] = vf_fma(s, kk, next[b]);
-                if (stream)
-                    vf_stream(to + place, s);
-                else
-                    KERNEL(store)(to + place, s, lanes);
+                KERNEL(store)(to + place, s, lanes);
             }
         }
         UNROLL for (uint32_t b = 0; b < blocks; b++) {
@@ -106,6 +105,35 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
         from = to;
         to += h->state_step;
     }
+}
+
+/* One token alone for 64 value channels from i on: rows of the state as they lie, read once from memory and once from the
+ * cache. What one token leaves is read again after all weights of the model: fetching its lines before they are
+ * written would be traffic for nothing. */
+static void KERNEL(wkv7_once)(const rwkvc_wkv7 *h, uint32_t i) {
+    const uint32_t n = h->head_size;
+    vf sa[ONCE_BLOCKS], y[ONCE_BLOCKS], v[ONCE_BLOCKS];
+    UNROLL for (uint32_t b = 0; b < ONCE_BLOCKS; b++) {
+        sa[b] = y[b] = vf_zero();
+        v[b] = vf_load(h->v + i + 16 * b);
+    }
+    for (uint32_t j = 0; j < n; j++) {
+        const float *from = h->state_in + (uint64_t)j * n + i;
+        PREFETCH_PAGE(from);
+        UNROLL for (uint32_t b = 0; b < ONCE_BLOCKS; b++) sa[b] =
+            vf_fma(vf_load(from + 16 * b), vf_set1(h->kk[j]), sa[b]);
+    }
+    for (uint32_t j = 0; j < n; j++) {
+        const float *from = h->state_in + (uint64_t)j * n + i;
+        float *to = h->state_out + (uint64_t)j * n + i;
+        vf decay = vf_set1(h->w[j]), kka = vf_set1(h->a[j]), k = vf_set1(h->k[j]), r = vf_set1(h->r[j]);
+        UNROLL for (uint32_t b = 0; b < ONCE_BLOCKS; b++) {
+            vf s = vf_fma(vf_load(from + 16 * b), decay, vf_fma(sa[b], kka, vf_mul(v[b], k)));
+            y[b] = vf_fma(s, r, y[b]);
+            vf_stream(to + 16 * b, s);
+        }
+    }
+    UNROLL for (uint32_t b = 0; b < ONCE_BLOCKS; b++) vf_store(h->y + i + 16 * b, y[b]);
 }
 
 static void KERNEL(wkv7)(const rwkvc_wkv7 *head) {
@@ -118,18 +146,13 @@ static void KERNEL(wkv7)(const rwkvc_wkv7 *head) {
         KERNEL(wkv7_prepare)(head, (uint64_t)t * h->ld);
     }
     uint32_t i = 0, n = h->head_size;
-    /* A state that one token leaves is read again after all weights of the model: fetching its lines before they are
-     * written would be traffic for nothing. */
-    bool stream = h->tokens == 1 && n % 16 == 0 && (uintptr_t)h->state_out % 64 == 0 && h->state_in != h->state_out;
-    for (; i + 16 * WKV_BLOCKS <= n; i += 16 * WKV_BLOCKS) {
-        if (stream)
-            KERNEL(wkv7_sweep)(h, i, 16, WKV_BLOCKS, true);
-        else
-            KERNEL(wkv7_sweep)(h, i, 16, WKV_BLOCKS, false);
+    if (h->tokens == 1 && n % 16 == 0 && (uintptr_t)h->state_out % 64 == 0 && h->state_in != h->state_out) {
+        for (; i + 16 * ONCE_BLOCKS <= n; i += 16 * ONCE_BLOCKS) KERNEL(wkv7_once)(h, i);
+        vf_stream_end();
     }
-    if (stream) vf_stream_end();
-    for (; i + 16 <= n; i += 16) KERNEL(wkv7_sweep)(h, i, 16, 1, false);
-    if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1, false);
+    for (; i + 16 * WKV_BLOCKS <= n; i += 16 * WKV_BLOCKS) KERNEL(wkv7_sweep)(h, i, 16, WKV_BLOCKS);
+    for (; i + 16 <= n; i += 16) KERNEL(wkv7_sweep)(h, i, 16, 1);
+    if (i < n) KERNEL(wkv7_sweep)(h, i, n - i, 1);
     for (uint32_t t = 0; t < h->tokens; t++) {
         if (h->tokens > 1) KERNEL(wkv7_ask)(last, 5, (uint64_t)t * h->ld + ahead, n);
         KERNEL(wkv7_finish)(head, (uint64_t)t * h->ld);
