@@ -223,26 +223,23 @@ LONG_VEC void KERNEL(value_quad)(const uint32_t bits, vb table, const KERNEL(val
     }
 }
 
-/* A column's group that is needed later: the same rows, and what is not zero. */
+/* A column's group that is needed later: the same rows (planes NULL: none), and what is not zero. */
 typedef struct {
     KERNEL(value_rows) rows;
     const rwkvc_sparse_group *nonzero;
     uint32_t count;
 } KERNEL(value_later);
 
-/* Ask for `parts` times 16 rows from `row` on (q8; else 0): columns of its inputs first..last-1, with the first one the
- * scales. */
-VEC void KERNEL(value_ask)(const uint32_t bits, const KERNEL(value_later) * later, uint32_t first, uint32_t last,
-                           uint32_t row, const uint32_t parts) {
+/* Ask for `lines` lines from `row` on (q8; else 0): columns of its inputs first..last-1, with the first one the scales. */
+static NOINLINE void KERNEL(value_ask)(const KERNEL(value_later) * later, uint32_t first, uint32_t last, uint32_t row,
+                                       uint32_t lines) {
+    const KERNEL(value_rows) *r = &later->rows;
     if (last > later->count) last = later->count;
-    if (first == 0 && last > 0) {
-        UNROLL for (uint32_t i = 0; i < 16 * parts; i += 32) PREFETCH(later->rows.scales + row + i);
-    }
+    for (uint32_t i = 0; first == 0 && last > 0 && i < lines * r->line_rows; i += 32) PREFETCH(r->scales + row + i);
     for (uint32_t i = first; i < last; i++) {
-        uint64_t column = later->nonzero->place[i] * later->rows.size;
-        for (uint32_t line = 0; line < parts / (bits == 8 ? 4 : 8); line++)
-            PREFETCH(later->rows.lines + row + column + 64 * line);
-        if (bits == 5 || bits == 6) PREFETCH(later->rows.planes + column);
+        uint64_t column = later->nonzero->place[i] * r->size;
+        for (uint32_t line = 0; line < lines; line++) PREFETCH(r->lines + row + column + 64 * line);
+        if (r->planes) PREFETCH(r->planes + column);
     }
 }
 
@@ -255,7 +252,8 @@ LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(va
                                   const uint32_t most) {
     const rwkvc_sparse_group *nonzero = &input->nonzero[at];
     const rwkvc_q8_scale *scale = &input->scales[at];
-    const uint32_t at_once = bits == 8 && parts > VALUE_SUMS ? VALUE_SUMS : parts;
+    const uint32_t at_once = bits == 8 && parts > VALUE_SUMS ? VALUE_SUMS : parts,
+                   lines = at_once / (bits == 8 ? 4 : 8);
     KERNEL(value_rows) r = *rows;
     vf mantissa = vf_set1(scale->mantissa);
     if (quarters) quarters += scale->quarter * RWKVC_VALUE_UNIT;
@@ -263,13 +261,13 @@ LONG_VEC void KERNEL(value_group)(const uint32_t bits, vb table, const KERNEL(va
         vi dot[16];
         UNROLL for (uint32_t v = 0; v < at_once; v++) dot[v] = KERNEL(begin)(bits, scale);
         if (most) {
-            if (later) KERNEL(value_ask)(bits, later, 0, RWKVC_GROUP, 16 * first, at_once);
+            if (later) KERNEL(value_ask)(later, 0, RWKVC_GROUP, 16 * first, lines);
             UNROLL for (uint32_t i = 0; i < 4 * most; i += 4)
                 KERNEL(value_quad)(bits, table, &r, nonzero->place + i, nonzero->value + i, dot, at_once);
         } else {
             for (uint32_t i = 0; i < count; i += 4) {
                 bool last = i + 4 >= count;
-                if (later) KERNEL(value_ask)(bits, later, i, last ? RWKVC_GROUP : i + 4, 16 * first, at_once);
+                if (later) KERNEL(value_ask)(later, i, last ? RWKVC_GROUP : i + 4, 16 * first, lines);
                 KERNEL(value_quad)(bits, table, &r, nonzero->place + i, nonzero->value + i, dot, at_once);
             }
         }
@@ -288,19 +286,21 @@ enum { VALUE_STEP = 4 };
 LONG_VEC void KERNEL(value_part)(const uint32_t bits, vb table, KERNEL(value_rows) r, const rwkvc_q8_input *input,
                                  uint64_t at, uint32_t n, uint32_t steps, const float *quarters,
                                  const KERNEL(value_later) * later, float *sums, const uint32_t parts) {
+    /* Code for few inputs: not where few vectors wait for memory anyway, nor for 64 rows at the end of few matrices. */
+    const bool straight = parts > 4 && (RWKVC_WIDE_TILES || !later);
     vf acc[16];
     UNROLL for (uint32_t v = 0; v < parts; v++) acc[v] = vf_load(sums + 16 * v);
     for (uint32_t step = 0; step < steps; step++, at += n) {
         uint32_t count = input->counts[at];
         const float *q = quarters ? quarters + step * 4 * RWKVC_VALUE_UNIT : NULL;
-        if (count > 8 || (count > 0 && parts == 4)) /* 64 rows at the end of few matrices: not worth more code */
+        if (count > 8 || (count > 0 && !straight))
             KERNEL(value_group)(bits, table, &r, input, at, count, q, later, acc, parts, 0);
-        else if (parts > 4 && count > 4)
+        else if (straight && count > 4)
             KERNEL(value_group)(bits, table, &r, input, at, count, q, later, acc, parts, 2);
-        else if (parts > 4 && count > 0)
+        else if (straight && count > 0)
             KERNEL(value_group)(bits, table, &r, input, at, count, q, later, acc, parts, 1);
         else if (later)
-            KERNEL(value_ask)(bits, later, 0, RWKVC_GROUP, 0, parts);
+            KERNEL(value_ask)(later, 0, RWKVC_GROUP, 0, parts / (bits == 8 ? 4 : 8));
         r.lines += r.stride, r.planes += r.stride, r.scales += r.stride / 2;
     }
     UNROLL for (uint32_t v = 0; v < parts; v++) vf_store(sums + 16 * v, acc[v]);
@@ -386,6 +386,7 @@ VEC void KERNEL(value_few)(const uint32_t bits, vb table, const uint8_t *panel, 
             float *to = sums + row;
             if (later.count)
                 later.rows = KERNEL(value_rows_at)(bits, panel, height, first_row + row, g + VALUE_FEW_AHEAD);
+            if (bits == 4 || bits == 8) later.rows.planes = NULL;
             if (wide && row + 2 * RWKVC_VALUE_UNIT <= rows) {
                 KERNEL(value_part)(bits, table, r, input, at, 0, 1, NULL, &later, to, 16);
                 row += 2 * RWKVC_VALUE_UNIT;
