@@ -145,12 +145,23 @@ class _Call:
 
     jobs: list[Job]
     cancel: CancelToken | None
-    wake: threading.Condition
     n_total: int
+    wake: threading.Condition | None = None  # made when it first waits, which few do
     n_reported: int = 0
     n_running: int = 0  # of its jobs in the pass under way
     finished: bool = False
     error: BaseException | None = None
+
+    def wait(self, lock: threading.Lock, seconds: float | None) -> None:
+        """Until notify(), or for so long; with the scheduler's *lock*."""
+        if self.wake is None:
+            self.wake = threading.Condition(lock)
+        self.wake.wait(seconds)
+
+    def notify(self) -> None:
+        """Wake its thread if that waits."""
+        if self.wake is not None:
+            self.wake.notify_all()
 
     @property
     def n_done(self) -> int:
@@ -180,6 +191,8 @@ class _Pass:
 
     @property
     def calls(self) -> list[_Call]:
+        if len(self.parts) == 1:
+            return [self.parts[0][0]]
         return list({id(call): call for call, _, _ in self.parts}.values())
 
 
@@ -225,7 +238,7 @@ class Scheduler:
         """
         if cancel is not None and cancel.cancelled:
             raise Cancelled
-        call = _Call(jobs, cancel, threading.Condition(self._lock), sum(len(job.tokens) for job in jobs))
+        call = _Call(jobs, cancel, sum(len(job.tokens) for job in jobs))
         me = threading.get_ident()
         with self._lock:
             if self._closed is not None:
@@ -272,7 +285,9 @@ class Scheduler:
                     and self._leader is not None
                     and (progress is None or call.n_done == call.n_reported)
                 ):
-                    call.wake.wait(_CANCEL_SECONDS if call.cancel else _WAIT_SECONDS if _in_main_thread() else None)
+                    call.wait(
+                        self._lock, _CANCEL_SECONDS if call.cancel else _WAIT_SECONDS if _in_main_thread() else None
+                    )
                     if call.cancelled and not call.n_running and not call.finished:
                         self._finish(call, Cancelled(n_done=call.n_done))
                 done, finished = call.n_done, call.finished
@@ -297,13 +312,13 @@ class Scheduler:
             while call.n_running:
                 if self._pass is not None:
                     self._pass.stop()
-                call.wake.wait(_WAIT_SECONDS)
+                call.wait(self._lock, _WAIT_SECONDS)
             self._wake_next()
 
     def _finish(self, call: _Call, error: BaseException | None = None) -> None:
         call.finished, call.error = True, error
         self._queue = [entry for entry in self._queue if entry[0] is not call]
-        call.wake.notify_all()
+        call.notify()
 
     def _check_outside(self) -> None:
         if threading.get_ident() in self._callers:
@@ -384,7 +399,7 @@ class Scheduler:
                     self._queue.remove((call, job))
         for call in current.calls:
             if call.finished:  # withdrawn meanwhile
-                call.wake.notify_all()
+                call.notify()
             elif all(job.n_left == 0 for job in call.jobs):
                 self._finish(call)
             elif self._closed is not None:
@@ -394,7 +409,7 @@ class Scheduler:
             elif failed and len(current.parts) == 1:
                 self._finish(call, current.error)
             else:
-                call.wake.notify_all()  # for its progress
+                call.notify()  # for its progress
 
     def _end_lead(self) -> None:
         self._leader = None
@@ -404,13 +419,15 @@ class Scheduler:
     def _wake_next(self) -> None:
         """Somebody who waits takes the lead."""
         if self._queue and self._leader is None:
-            self._queue[0][0].wake.notify_all()
+            self._queue[0][0].notify()
 
     # ---------------------------------------------------------------------------- what a pass holds
 
     def _choose(self) -> _Pass:
         """The next pass; from here on its jobs' memory is in use."""
         chosen: list[tuple[_Call, Job, int]] = []
+        if len(self._queue) == 1 and self._queue[0][1].is_step:  # as below, but what one conversation does all the time
+            return self._pass_of([(*self._queue[0], self._queue[0][1].n_left)])
         ready = self._ready()
         if ready and (alone := next((entry for entry in ready if entry[1].alone), None)) is not None:
             ready = [alone]
@@ -429,6 +446,9 @@ class Scheduler:
             n_tokens = min(job.n_left, room // (len(prompts) - i))
             chosen.append((call, job, n_tokens))
             room -= n_tokens
+        return self._pass_of(chosen)
+
+    def _pass_of(self, chosen: list[tuple[_Call, Job, int]]) -> _Pass:
         self._n_passes += 1
         for call, _, _ in chosen:
             call.n_running += 1
