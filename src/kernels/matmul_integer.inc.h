@@ -231,8 +231,8 @@ typedef struct {
 } KERNEL(value_later);
 
 /* Ask for `lines` lines from `row` on (q8; else 0): columns of its inputs first..last-1, with the first one the scales. */
-static NOINLINE void KERNEL(value_ask)(const KERNEL(value_later) * later, uint32_t first, uint32_t last, uint32_t row,
-                                       uint32_t lines) {
+VEC void KERNEL(value_ask)(const KERNEL(value_later) * later, uint32_t first, uint32_t last, uint32_t row,
+                           uint32_t lines) {
     const KERNEL(value_rows) *r = &later->rows;
     if (last > later->count) last = later->count;
     for (uint32_t i = 0; first == 0 && last > 0 && i < lines * r->line_rows; i += 32) PREFETCH(r->scales + row + i);
