@@ -161,7 +161,7 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
     const uint8_t *weights = p->weight->data + (uint64_t)panel * records * rwkvc_record_bytes(rwkvc_bits(format));
     rwkvc_panel_kernel *multiply = pass->kernels->panel[format];
     float sums[RWKVC_MAX_TILE * RWKVC_PANEL];
-    if (format != RWKVC_FORMAT_Q8 && q8->columns > RWKVC_DIRECT) {
+    if (format != RWKVC_FORMAT_Q8 && q8->columns > pass->kernels->direct_columns) {
         pass->kernels->unpack[format](weights, p->weight->book, records, memory);
         weights = memory;
         multiply = pass->kernels->unpacked[format];

@@ -59,6 +59,7 @@ enum {
     PLAIN_PANELS = 4,
     WKV_BLOCKS = 1,
     SPARSE_INPUTS = 12,
+    DIRECT_COLUMNS = 16,
     STREAM_STEP = 64, /* measured on Zen 3 */
     VALUE_SUMS = 4
 };

@@ -21,6 +21,7 @@ enum {
     PLAIN_PANELS = 4,
     WKV_BLOCKS = 1,
     SPARSE_INPUTS = 12,
+    DIRECT_COLUMNS = 4,
     STREAM_STEP = 128,
     VALUE_SUMS = 4
 };

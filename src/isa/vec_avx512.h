@@ -181,6 +181,7 @@ enum {
     PLAIN_PANELS = 4,
     WKV_BLOCKS = 4,
     SPARSE_INPUTS = 9,
+    DIRECT_COLUMNS = 4,
     STREAM_STEP = 128,
     VALUE_SUMS = 16
 };

@@ -303,6 +303,7 @@ enum {
     PLAIN_PANELS = 1,   /* and so many panels */
     WKV_BLOCKS = 1,     /* 16 value channels of a state, so many times, at once */
     SPARSE_INPUTS = 16, /* rwkvc_kernels.sparse_inputs */
+    DIRECT_COLUMNS = 4, /* rwkvc_kernels.direct_columns */
     STREAM_STEP = 128,  /* bytes between prefetches when one token streams: some processors bring lines in pairs */
     VALUE_SUMS = 16     /* 16 rows of a q8 value matrix, so many times, at once */
 };

@@ -26,6 +26,7 @@ const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .q8_tile = Q8_TILE,
     .plain_tile = PLAIN_TILE,
     .sparse_inputs = SPARSE_INPUTS,
+    .direct_columns = DIRECT_COLUMNS,
     .panel = {OF_FORMATS(panel), [RWKVC_FORMAT_Q8] = KERNEL(q8_panel)},
 #if defined(VI_DOT_SMALL_PAIR)
     .unpacked = {[RWKVC_FORMAT_Q6] = KERNEL(unpacked_6),

@@ -13,7 +13,7 @@
 
 enum {
     RWKVC_MAX_TILE = 12,  /* largest tile of any instruction set */
-    RWKVC_DIRECT = 4,     /* most columns that formats of less than 8 bits are multiplied with as they are */
+    RWKVC_DIRECT = 4,     /* most columns of a tile that formats of less than 8 bits are multiplied with as they are */
     RWKVC_VALUE_FEW = 12, /* most columns that value_sparse multiplies weights with as they lie, not copied */
 };
 
@@ -119,6 +119,7 @@ typedef struct rwkvc_kernels {
     const char *name;
     uint32_t q8_tile, plain_tile;
     uint32_t sparse_inputs; /* of a group's 32: with many columns and fewer non-zero ones, value_sparse is the faster */
+    uint32_t direct_columns; /* most that formats of less than 8 bits are multiplied with as they are, not unpacked */
 
     /* The following by format; NULL for formats of floats. `book`: of a q4 tensor, else NULL. */
 

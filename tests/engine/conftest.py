@@ -54,7 +54,7 @@ typedef struct {
 } rwkvc_wkv4;
 typedef struct {
     const char *name;
-    uint32_t q8_tile, plain_tile, sparse_inputs;
+    uint32_t q8_tile, plain_tile, sparse_inputs, direct_columns;
     void (*panel[6])(const uint8_t *panel, const uint8_t *book, const float *quarters, const rwkvc_q8_input *input,
                      uint32_t first_column, uint32_t n, float *out);
     void (*unpacked[6])(const uint8_t *panel, const uint8_t *book, const float *quarters, const rwkvc_q8_input *input,
