@@ -179,8 +179,8 @@ class Context:
         flag = cancel if cancel is not None else ffi.new("int32_t *", 0)
         options.cancel = flag
         failure: list[BaseException] = []
-        more = sum(len(run.tokens) for run in runs) > 1
-        if progress is None and more and threading.current_thread() is threading.main_thread():
+        one = sum(len(run.tokens) for run in runs) == 1  # nothing between chunks, and a call costs as little as it can
+        if progress is None and not one and threading.current_thread() is threading.main_thread():
             progress = _nothing  # Python looks at signals only when it runs: Ctrl-C then ends the call after a chunk
         if progress is not None:
             _listen(options, flag, progress, failure)

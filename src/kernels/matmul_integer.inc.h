@@ -370,8 +370,8 @@ VEC void KERNEL(value_many)(const uint32_t bits, vb table, const uint8_t *panel,
 /* Groups that value products ask for ahead: for each of few columns what it needs, for many of them all. */
 enum { VALUE_FEW_AHEAD = 4, VALUE_MANY_AHEAD = 8 };
 
-/* One group for few columns, as the weights lie. Where a column has many inputs, as many rows at once as
- * the registers hold sums for: the weights are then read nearly in order. */
+/* One group for few columns, as the weights lie. Where a column has many inputs, as many rows at once as the registers
+ * hold sums for: the weights are then read nearly in order. */
 VEC void KERNEL(value_few)(const uint32_t bits, vb table, const uint8_t *panel, uint32_t height, uint32_t first_row,
                            uint32_t rows, uint32_t groups, uint32_t g, const rwkvc_q8_input *input, float *sums) {
     for (uint32_t c = 0; c < input->columns; c++, sums += rows) {

@@ -63,8 +63,6 @@ static void KERNEL(wkv7_finish)(const rwkvc_wkv7 *h, uint64_t at) {
     }
 }
 
-enum { ONCE_BLOCKS = 4 };
-
 /* All tokens for `blocks` x 16 value channels from i on (the last block of `lanes`): the sweep over j that updates
  * the state for one token also gathers sa of the next, so each state element is loaded once per token. */
 VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, const uint32_t blocks) {
@@ -106,6 +104,8 @@ VEC void KERNEL(wkv7_sweep)(const rwkvc_wkv7 *h, uint32_t i, uint32_t lanes, con
         to += h->state_step;
     }
 }
+
+enum { ONCE_BLOCKS = 4 };
 
 /* One token alone for 64 value channels from i on: rows of the state as they lie, read once from memory and once from the
  * cache. What one token leaves is read again after all weights of the model: fetching its lines before they are
