@@ -11,6 +11,7 @@ TARGET_BEGIN("avx2,fma,f16c")
 #include "isa/vec_avx2.h"
 
 #include "isa/dot_avx2.h"
+#include "isa/tile_avx2.h"
 
 #include "kernels/all.inc.h"
 TARGET_END

@@ -18,6 +18,7 @@ TARGET_BEGIN("avx2,fma,f16c,avxvnni")
 #include "isa/vec_avx2.h"
 
 #include "isa/dot_avxvnni.h"
+#include "isa/tile_avx2.h"
 
 #include "kernels/all.inc.h"
 TARGET_END
