@@ -435,10 +435,28 @@ class Model:
         Raises: as forward(). After Cancelled the state stands behind the last finished chunk (error.n_done tokens on);
             after any other error it is as it was.
         """
+        return self.advance_batch([tokens], [state], logits=logits, cancel=cancel, progress=progress)[0]
+
+    def advance_batch(
+        self,
+        tokens: Sequence[Sequence[int] | NDArray[np.integer[Any]]],
+        states: Sequence[State],
+        *,
+        logits: engine.LogitsChoice = "last",
+        cancel: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[NDArray[np.float32] | None]:
+        """advance() of several independent sequences in one call that reads the weights once a chunk: the same bits,
+        and no new memory, which forward_batch() takes for a state of each.
+
+        Raises: as advance(). After Cancelled each state stands behind its own last finished chunk.
+        """
         _check_logits(logits)
-        job = Job(self._ids(tokens), logits, self._own(state))
-        self._run([job], cancel, progress)
-        return job.found
+        if len(states) != len(tokens) or not tokens:
+            raise ArgumentError(f"{len(tokens)} sequences and {len(states)} states")
+        jobs = [Job(self._ids(ids), logits, self._own(state)) for ids, state in zip(tokens, states, strict=True)]
+        self._run(jobs, cancel, progress)
+        return [job.found for job in jobs]
 
     def look_ahead(
         self,

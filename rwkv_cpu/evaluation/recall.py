@@ -279,8 +279,8 @@ def _greedy(
                 still.append(i)
         if not still:
             break
-        chosen = [states[going.index(i)] for i in still]
-        rows, states = model.forward_batch([ids[i][-1:] for i in still], chosen, cancel=cancel)
+        states = [states[going.index(i)] for i in still]
+        rows = model.advance_batch([ids[i][-1:] for i in still], states, cancel=cancel)
         going = still
     return texts
 

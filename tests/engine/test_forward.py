@@ -121,6 +121,30 @@ def test_batched_decode_equals_single_decode(model: Model) -> None:
         assert together[i] is not None
         assert np.array_equal(together[i], logits)
         assert np.array_equal(ends[i].data, state.data)
+    in_place = model.advance_batch([TOKENS[i : i + 1] for i in range(8)], starts)
+    for i in range(8):
+        assert np.array_equal(in_place[i], together[i])
+        assert np.array_equal(starts[i].data, ends[i].data)
+        assert starts[i].digest == ends[i].digest
+
+
+def test_a_batch_in_place_wants_a_state_for_every_sequence(model: Model) -> None:
+    state = model.new_state()
+    before = state.data.tobytes()
+    with pytest.raises(ArgumentError, match="2 sequences and 1 states"):
+        model.advance_batch([[1], [2]], [state])
+    with pytest.raises(ArgumentError, match="0 sequences"):
+        model.advance_batch([], [])
+    with pytest.raises(TokenError):
+        model.advance_batch([[1], [model.n_vocab]], [state, model.new_state()])
+    assert state.data.tobytes() == before
+
+
+def test_a_batch_in_place_reads_a_state_that_it_has_twice_in_order(model: Model) -> None:
+    twice, once = model.new_state(), model.new_state()
+    model.advance_batch([TOKENS[:3], TOKENS[3:5]], [twice, twice])
+    model.advance(TOKENS[:5], once)
+    assert np.array_equal(twice.data, once.data)
 
 
 @pytest.mark.parametrize("isa", ISAS)
