@@ -81,9 +81,10 @@ class Build:
     """
 
     def __init__(self, name: str, model: str, threads: int, batch: int, prompt: int) -> None:
-        name, _, isa = name.partition("@")
+        self.name, self.prompt, self.batch = name, prompt, batch
+        found = re.fullmatch(r"(.+)@([a-z0-9-]+)", name)
+        name, isa = found.groups() if found else (name, "")
         folder = checkout_of(name)
-        self.name, self.prompt, self.batch = f"{name}@{isa}" if isa else name, prompt, batch
         self.ffi = FFI()
         self.ffi.cdef(declarations_of(folder))
         self.lib: Any = self.ffi.dlopen(str(built(folder)))
@@ -98,7 +99,8 @@ class Build:
         self.lib.rwkvc_model_config(self.model, config)
         self.n_vocab = config.size[self.lib.RWKVC_SIZE_VOCAB]
         floats = self.lib.rwkvc_state_floats(self.model)
-        self.states = [[self.ffi.new("float[]", floats) for _ in range(2)] for _ in range(batch)]
+        self._memory: list[Any] = []
+        self.states = [[self._aligned(floats) for _ in range(2)] for _ in range(batch)]
         for pair in self.states:
             self.lib.rwkvc_state_init(self.model, pair[0])
         self.logits = self.ffi.new("float[]", batch * self.n_vocab)
@@ -123,6 +125,11 @@ class Build:
     def _check(self, status: int) -> None:
         if status:
             raise SystemExit(f"builds.py: {self.name}: {self.ffi.string(self.lib.rwkvc_last_error()).decode()}")
+
+    def _aligned(self, floats: int) -> Any:
+        """Memory that begins at a line of the cache."""
+        self._memory.append(self.ffi.new("float[]", floats + 16))
+        return self._memory[-1] + -int(self.ffi.cast("uintptr_t", self._memory[-1])) % 64 // 4
 
     def _made(self, kind: str, make: Any) -> Any:
         place = self.ffi.new(kind)

@@ -297,7 +297,7 @@ class Model:
 
     def new_state(self) -> State:
         """The state before the first token."""
-        data: NDArray[np.float32] = np.empty(self._layout.floats, np.float32)
+        data = self._layout.block()
         self._opened().init_state(data)
         return State(self._layout, data)
 
@@ -392,7 +392,7 @@ class Model:
             Job(
                 self._ids(ids),
                 logits,
-                State(self._layout, np.empty(self._layout.floats, np.float32)),
+                State(self._layout, self._layout.block()),
                 fresh=True,
                 source=None if state is None else self._own(state),
             )

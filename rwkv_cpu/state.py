@@ -91,6 +91,14 @@ class StateLayout:
         )
         return cls(raw.floats, raw.n_layer, parts, ffi.string(raw.fingerprint).decode(), raw.n_vocab, raw)
 
+    def block(self) -> NDArray[np.float32]:
+        """Memory for a state's numbers, f32 [floats] of any value, that begins at a line of the processor's cache: only
+        then can the engine write a token's state past the cache, which large arrays of numpy never allow.
+        """
+        whole = np.empty(4 * self.floats + 64, np.uint8)
+        skip = -whole.ctypes.data % 64
+        return whole[skip : skip + 4 * self.floats].view(np.float32)
+
 
 class State:
     """A point in a text: copy() or fork() it, keep it with save(); Model.advance moves it on in place.
@@ -127,7 +135,7 @@ class State:
         that fails leaves the state alone and a step that succeeds copies nothing.
         """
         if self._spare is None:
-            self._spare = np.empty_like(self._data)
+            self._spare = self.layout.block()
         return self._spare
 
     def replace(self, tokens: NDArray[np.uint32], logits: NDArray[np.float32] | None = None) -> None:
@@ -162,7 +170,8 @@ class State:
 
     def copy(self) -> State:
         """An independent state at the same point."""
-        twin = State(self.layout, self._data.copy(), self.n_tokens, self.digest)
+        twin = State(self.layout, self.layout.block(), self.n_tokens, self.digest)
+        np.copyto(twin._data, self._data)
         if self._has_logits and self._logits is not None:
             twin._logits, twin._has_logits = self._logits.copy(), True
         return twin
@@ -237,7 +246,7 @@ class State:
     @classmethod
     def _read_by(cls, read: Callable[..., int], layout: StateLayout, where: str) -> State:
         """The state that the engine's *read* writes: numbers, logits, whether there are any, text."""
-        state = cls(layout, np.empty(layout.floats, np.float32))
+        state = cls(layout, layout.block())
         logits: NDArray[np.float32] = np.empty(layout.n_vocab, np.float32)
         has_logits, text = ffi.new("uint32_t *"), ffi.new("rwkvc_text *")
         numbers = ffi.from_buffer("float[]", state.data, require_writable=True)

@@ -161,12 +161,14 @@ static void matrix_unit(const rwkvc_pass *pass, const target *to, uint32_t panel
     const uint8_t *weights = p->weight->data + (uint64_t)panel * records * rwkvc_record_bytes(rwkvc_bits(format));
     rwkvc_panel_kernel *multiply = pass->kernels->panel[format];
     float sums[RWKVC_MAX_TILE * RWKVC_PANEL];
-    if (format != RWKVC_FORMAT_Q8 && q8->columns > pass->kernels->direct_columns) {
+    const bool direct = format != RWKVC_FORMAT_Q8 && q8->columns <= pass->kernels->direct_columns;
+    if (format != RWKVC_FORMAT_Q8 && !direct) {
         pass->kernels->unpack[format](weights, p->weight->book, records, memory);
         weights = memory;
         multiply = pass->kernels->unpacked[format];
     }
-    const float *quarters = make_quarters(pass, q8, weights, (float *)(memory + (uint64_t)records * RWKVC_Q8_RECORD));
+    float *behind = (float *)(memory + (uint64_t)records * RWKVC_Q8_RECORD);
+    const float *quarters = direct ? NULL : make_quarters(pass, q8, weights, behind);
     for (uint32_t c = 0; c < q8->columns; c += q8->tile) {
         uint32_t n = q8->columns - c < q8->tile ? q8->columns - c : q8->tile;
         ask_for_outputs(to, c / p->input->parts, n / p->input->parts, panel * RWKVC_PANEL);

@@ -21,6 +21,9 @@ RARE_END
     [RWKVC_FORMAT_Q6] = KERNEL(kernel##_6), [RWKVC_FORMAT_Q5] = KERNEL(kernel##_5),                                    \
     [RWKVC_FORMAT_Q4] = KERNEL(kernel##_4)
 
+_Static_assert((int)Q8_TILE <= (int)RWKVC_DIRECT || (int)DIRECT_COLUMNS <= (int)RWKVC_DIRECT,
+               "no kernel for so many columns of a tile");
+
 const rwkvc_kernels KERNEL(rwkvc_kernels) = {
     .name = RWKVC_TEXT(ISA),
     .q8_tile = Q8_TILE,

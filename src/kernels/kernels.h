@@ -12,9 +12,9 @@
 #endif
 
 enum {
-    RWKVC_MAX_TILE = 12,  /* largest tile of any instruction set */
-    RWKVC_DIRECT = 4,     /* most columns of a tile that formats of less than 8 bits are multiplied with as they are */
-    RWKVC_VALUE_FEW = 12, /* most columns that value_sparse multiplies weights with as they lie, not copied */
+    RWKVC_MAX_TILE = 12, /* largest tile of any instruction set */
+    RWKVC_DIRECT = 4,    /* most columns of a tile that formats of less than 8 bits are multiplied with as they are */
+    RWKVC_VALUE_FEW = 12 /* most columns that value_sparse multiplies weights with as they lie, not copied */
 };
 
 /* What a matrix product does with a finished sum y. */
