@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import statistics
 import subprocess
 import time
@@ -56,11 +57,11 @@ def built(folder: Path) -> Path:
 
 def declarations_of(folder: Path) -> str:
     """Of the C interface as that checkout has it."""
-    header = (folder / "src" / "rwkv_cpu.h").read_text("utf-8")
-    found = re.search(r"/\* cdef: begin \*/(.*)/\* cdef: end \*/", header, re.DOTALL)
-    if found is None:
+    builder = folder / "src" / "build_engine.py"
+    if not builder.exists():
         raise SystemExit(f"builds.py: {folder} is no checkout of rwkv_cpu")
-    return found[1]
+    header = (folder / "src" / "rwkv_cpu.h").read_text("utf-8")
+    return str(runpy.run_path(str(builder))["declarations"](header))
 
 
 @dataclass(frozen=True)

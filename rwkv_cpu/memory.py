@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MemoryForecast",
+    "aligned_empty",
     "aligned_zeros",
     "allow_huge_pages",
     "available_bytes",
@@ -105,9 +106,20 @@ def aligned_zeros(size_bytes: int) -> NDArray[np.uint8]:
     """Zeros (the value of padding) for a packed tensor, aligned as the engine wants it."""
     import numpy as np  # the rest of this module does without: the command line starts faster
 
-    whole = np.zeros(size_bytes + 64, np.uint8)
+    return _from_line(np.zeros(size_bytes + 64, np.uint8))
+
+
+def aligned_empty(size_bytes: int) -> NDArray[np.uint8]:
+    """The same of any value."""
+    import numpy as np
+
+    return _from_line(np.empty(size_bytes + 64, np.uint8))
+
+
+def _from_line(whole: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """All but 64 bytes of it, from the first multiple of 64 on."""
     skip = -whole.ctypes.data % 64
-    return whole[skip : skip + size_bytes]
+    return whole[skip : skip + len(whole) - 64]
 
 
 def allow_huge_pages(mapped: mmap.mmap) -> None:

@@ -386,8 +386,7 @@ class Model:
         """
         _check_logits(logits)
         states = [None] * len(tokens) if states is None else states
-        if len(states) != len(tokens) or not tokens:
-            raise ArgumentError(f"{len(tokens)} sequences and {len(states)} states")
+        _check_batch(tokens, states)
         jobs = [
             Job(
                 self._ids(ids),
@@ -452,8 +451,7 @@ class Model:
         Raises: as advance(). After Cancelled each state stands behind its own last finished chunk.
         """
         _check_logits(logits)
-        if len(states) != len(tokens) or not tokens:
-            raise ArgumentError(f"{len(tokens)} sequences and {len(states)} states")
+        _check_batch(tokens, states)
         jobs = [Job(self._ids(ids), logits, self._own(state)) for ids, state in zip(tokens, states, strict=True)]
         self._run(jobs, cancel, progress)
         return [job.found for job in jobs]
@@ -687,6 +685,11 @@ class Model:
         self._scheduler = Scheduler(self._engine.token_bytes, self.config.n_vocab)
         self._scheduler.lowered = self._computing.low_priority
         self._computing.forget()
+
+
+def _check_batch(tokens: Sequence[object], states: Sequence[object]) -> None:
+    if len(states) != len(tokens) or not tokens:
+        raise ArgumentError(f"{len(tokens)} sequences and {len(states)} states")
 
 
 def _check_logits(choice: str) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from .engine import check, ffi, lib
 from .errors import ArgumentError, RwkvError, StateError
+from .memory import aligned_empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -95,9 +96,7 @@ class StateLayout:
         """Memory for a state's numbers, f32 [floats] of any value, that begins at a line of the processor's cache: only
         then can the engine write a token's state past the cache, which large arrays of numpy never allow.
         """
-        whole = np.empty(4 * self.floats + 64, np.uint8)
-        skip = -whole.ctypes.data % 64
-        return whole[skip : skip + 4 * self.floats].view(np.float32)
+        return aligned_empty(4 * self.floats).view(np.float32)
 
 
 class State:
